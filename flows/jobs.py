@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.forgotten import ForgetRequest, excluded
 from ftlib.data.listed import FileVersion
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, KLToStart
@@ -48,8 +49,13 @@ from ftlib.workspace import Workspace
 NO_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
-def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None = None) -> IngestJob:
-    """Say what to ingest: these files (`ftlib.data.sources.pins.pin`), or the source's as they are now."""
+def ingest_job(
+    recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None = None, forgotten: Sequence[ForgetRequest] = ()
+) -> IngestJob:
+    """Say what to ingest: these files (`ftlib.data.sources.pins.pin`), or the source's as they are now.
+
+    `forgotten` is what the work place was asked to forget.
+    """
     dataset = recipe.datasets[name]
     return IngestJob(
         name=name,
@@ -60,6 +66,8 @@ def ingest_job(recipe: Recipe, name: str, files: tuple[FileVersion, ...] | None 
         updated=dataset.updated,
         columns=dataset.columns,
         personal_data=dataset.personal_data,
+        excluded=excluded(forgotten, name) if dataset.key else (),
+        compute=recipe.compute,
     )
 
 
@@ -79,6 +87,7 @@ def preprocess_job(
         guards=tuple(Guard(raw=raw[other], dataset=recipe.datasets[other]) for other in others),
         trains=trains,
         used=used,
+        compute=recipe.compute,
     )
 
 

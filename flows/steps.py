@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 from flows import jobs
 from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.forgotten import ForgetRequest, read_requests
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
 from ftlib.evaluation.measured import EvalReport, KLToStart
@@ -95,6 +96,8 @@ class Inputs(NamedTuple):
     """As `names`, of each of the version's tasks."""
     onto: FoundModel | None = None
     """The model that what training did is carried to, where the interpolation does so."""
+    forgotten: Sequence[ForgetRequest] = ()
+    """What the work place was asked to forget: rows that are left out of what is ingested."""
 
 
 class Data(Config):
@@ -144,7 +147,8 @@ def inputs(
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
-    return Inputs(model, pinned(r, work) if files is None else files, used, names, companions, onto=onto)
+    files = pinned(r, work) if files is None else files
+    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work))
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -168,11 +172,11 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
         model = added and added.found(model.name)
-    raw = yield from ingested(r, given.files)
+    raw = yield from ingested(r, given.files, given.forgotten)
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
         job = jobs.preprocess_job(r, name, raw, model, given.used.get(name)) if raw and model else None
-        if models := (yield from step(preprocess, job, name)):
+        if models := (yield from step(preprocess, job, name, on_ray=r.compute.prepares_on_ray)):
             prepared[name] = models
     if raw is None or model is None or len(prepared) < len(r.datasets):
         return None
@@ -201,11 +205,14 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     )
 
 
-def ingested(r: Recipe, files: Mapping[str, tuple[FileVersion, ...]]) -> Steps[dict[str, RawDataset] | None]:
+def ingested(
+    r: Recipe, files: Mapping[str, tuple[FileVersion, ...]], forgotten: Sequence[ForgetRequest]
+) -> Steps[dict[str, RawDataset] | None]:
     """Ingest every dataset."""
     raw: dict[str, RawDataset] = {}
     for name in r.datasets:
-        if made := (yield from step(ingest, jobs.ingest_job(r, name, files[name]), name)):
+        job = jobs.ingest_job(r, name, files[name], forgotten)
+        if made := (yield from step(ingest, job, name, on_ray=r.compute.prepares_on_ray)):
             raw[name] = made
     return raw if len(raw) == len(r.datasets) else None
 
@@ -250,7 +257,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
-        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
+        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.most_workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
     carries = carried or not r.publish.fisher
     if not (data and checkpoints and swept and selection and final and carries and all(kept)):

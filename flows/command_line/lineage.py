@@ -39,7 +39,7 @@ def lineage(
     """
     wanted = [
         *(Wanted(by="row", value=row) for row in rows),
-        *(Wanted(by="key", value=key) for key in _spellings(keys)),
+        *(Wanted(by="key", value=key) for key in spellings(keys)),
     ]
     if (version is None) == (not wanted):
         raise click.UsageError("give a version, or rows with --row or --key")
@@ -50,7 +50,7 @@ def lineage(
         _search(opened, wanted, as_json)
 
 
-def _spellings(keys: tuple[str, ...]) -> list[str]:
+def spellings(keys: tuple[str, ...]) -> list[str]:
     """Return the keys as given, and what `"4"` is where the quotes were the shell's or JSON's: none may be missed."""
     spellings: dict[str, None] = dict.fromkeys(keys)
     for key in keys:

@@ -15,6 +15,7 @@ from flows.jobs import bases, ingest_job, preprocess_job
 from ftlib.config import Config, Split
 from ftlib.data.assignment import clean_example
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.forgotten import read_requests
 from ftlib.data.inputs import INPUT_IDS, answer_input
 from ftlib.data.personal_data import said
 from ftlib.data.prepared import SPLITS, split_file
@@ -102,8 +103,9 @@ def look_at(
         raise RecipeError(f"datasets.{name}: look shows rows of text, these are {kind.modality}; the report shows them")
     model = find_any(recipe.model, bases(recipe, work))
     guards = recipe.evaluation_datasets() if name in recipe.training_datasets() else ()
+    forgotten = read_requests(work)
     raw = {
-        one: ingest(ingest_job(recipe, one, pin(recipe.datasets[one].source, work)), work)
+        one: ingest(ingest_job(recipe, one, pin(recipe.datasets[one].source, work), forgotten), work)
         for one in dict.fromkeys((name, *guards))
     }
     data = preprocess(preprocess_job(recipe, name, raw, model), work)

@@ -24,6 +24,7 @@ class LazyGroup(ReglageGroup):
         "evaluate": "flows.command_line.evaluate",
         "tensorboard": "flows.command_line.tensorboard",
         "suite": "flows.command_line.suite",
+        "forget": "flows.command_line.forget",
         "lineage": "flows.command_line.lineage",
         "judge": "flows.command_line.judge",
         "look": "flows.command_line.look",

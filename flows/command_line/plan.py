@@ -11,6 +11,7 @@ from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION, BatchKind, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.data.forgotten import read_requests
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
 from ftlib.kinds.kind import KINDS
@@ -192,7 +193,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    given = Inputs(model, pinned(recipe, work), companions=companions, onto=found_onto(recipe, work))
+    files, forgotten = pinned(recipe, work), read_requests(work)
+    given = Inputs(model, files, companions=companions, onto=found_onto(recipe, work), forgotten=forgotten)
     walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     prepared = planner.prepared
@@ -276,7 +278,7 @@ def _without_layers(recipe: Recipe, model: Path, work: Workspace) -> Path:
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
     if card is None or card.bf16_flops is None:
         return measured_speed(work, size.hidden)
-    workers = max(1, recipe.compute.workers)
+    workers = max(1, recipe.compute.least_workers)
     source = f"the data sheet of {card.name}: {card.bf16_flops / 1e12:.0f} TFLOP/s in bf16, {EFFICIENCY:.0%} of it"
     return Speed(flops=EFFICIENCY * card.bf16_flops * workers, source=source)
 
@@ -548,7 +550,7 @@ def _fisher_plans(
     if recipe.publish.fisher:
         kept = Kept(recipe.publish.fisher.datasets, recipe.publish.fisher.rows)
         asked.append(("fisher to publish", kept, sizes[-1]))
-    shards = max(1, recipe.compute.workers) if recipe.compute.sharding == "fsdp" else 1
+    shards = max(1, recipe.compute.least_workers) if recipe.compute.sharding == "fsdp" else 1
     plans: list[ScoringPlan] = []
     for label, kept, size in asked:
         if kept is None or not kept.datasets:  # what the base model carries is read

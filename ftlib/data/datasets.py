@@ -33,6 +33,10 @@ class RawDataset(Artifact):
     ledger: Ledger
     personal_data: Counts | None = None
     """Matches by column and kind, in rows as their source holds them; None: ingested before they were counted."""
+    name: str = ""
+    """What the recipe that first asked for it calls the dataset; empty: ingested before that was noted."""
+    key: str | None = None
+    """The column of the rows' own keys, where there is one, or where it was noted."""
 
     def digest(self) -> str:
         """Return the digest of the rows."""

@@ -122,7 +122,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
 class SplitWriter:
     """Appends batches of rows to one split's file; memory is bounded by the batch."""
 
-    def __init__(self, file: pa.ipc.RecordBatchFileWriter, schema: pa.Schema, inputs: Inputs) -> None:
+    def __init__(self, file: pa.ipc.RecordBatchStreamWriter, schema: pa.Schema, inputs: Inputs) -> None:
         self._file = file
         self._schema = schema
         self._inputs = inputs
@@ -142,6 +142,14 @@ class SplitWriter:
         others = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
         ids = pa.array([row.row_id for row in rows], pa.string())
         self._file.write_batch(pa.record_batch([ids, *inputs, *others], schema=self._schema))
+
+    def append(self, stream: Path) -> None:
+        """Append the record batches of a file in Arrow's stream format."""
+        import pyarrow as pa
+
+        with pa.OSFile(str(stream), "rb") as source:
+            for batch in pa.ipc.open_stream(source):
+                self._file.write_batch(batch)
 
 
 @contextmanager

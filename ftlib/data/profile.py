@@ -13,7 +13,7 @@ from pydantic import Field
 from ftlib.config import Config
 
 _BINS_PER_DOUBLING = 8
-_VALUES = 200
+SLICE_VALUES = 200
 """Values of a slice that are counted by name; the rest together."""
 OTHERS = "(others)"
 
@@ -39,7 +39,9 @@ def length_bin(length: int) -> int:
 class Profiler:
     """Counts rows as they come, in memory that does not grow with them."""
 
-    def __init__(self, slices: Sequence[str] = ()) -> None:
+    def __init__(self, slices: Sequence[str] = (), most: int = SLICE_VALUES) -> None:
+        """Take the slices' names, and how many of one's values are counted by name."""
+        self._most = most
         self._rows = 0
         self._lengths: Counter[int] = Counter()
         self._measures: defaultdict[str, Counter[int]] = defaultdict(Counter)
@@ -61,7 +63,19 @@ class Profiler:
             self._measures[name][measure] += 1
         self._labels.update(labels)
         for counts, value in zip(self._slices.values(), slices, strict=True):
-            counts[value if value in counts or len(counts) < _VALUES else OTHERS] += 1
+            counts[value if value in counts or len(counts) < self._most else OTHERS] += 1
+
+    def merge(self, other: Profiler) -> None:
+        """Count the rows that another one has counted behind these, all its slices' values by name."""
+        self._rows += other._rows
+        self._lengths.update(other._lengths)
+        self._labels.update(other._labels)
+        for name, measures in other._measures.items():
+            self._measures[name].update(measures)
+        for name, values in other._slices.items():
+            counts = self._slices[name]
+            for value, rows in values.items():
+                counts[value if value in counts or len(counts) < self._most else OTHERS] += rows
 
     def profile(self) -> Profile:
         """Return what was counted."""

@@ -117,11 +117,28 @@ def write_spooled(path: Path, spools: Iterable[Spool], spooled: Spooled) -> Snap
     return Snapshot(count, tuple(kinds), content)
 
 
-def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
-    """Yield (row id, values without nulls) in order."""
+class Block(NamedTuple):
+    """Rows of a snapshot that are worked on together: from `start` to before `stop`."""
+
+    number: int
+    start: int
+    stop: int
+
+
+def blocks_of(path: Path, least: int) -> list[Block]:
+    """Cut a snapshot into blocks of about so many bytes, which end where batches of `read_batches` do."""
+    with _opened(path) as table:
+        rows, groups = table.metadata.num_rows, table.metadata.num_row_groups
+        size = sum(table.metadata.row_group(i).total_byte_size for i in range(groups))
+    each = max(1, round(least * rows / max(size, 1) / _BATCH)) * _BATCH
+    return [Block(i, start, min(start + each, rows)) for i, start in enumerate(range(0, rows, each))]
+
+
+def read_snapshot(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, dict[str, Value]]]:
+    """Yield (row id, values without nulls) in order, of all rows or of those from `start` to before `stop`."""
     with _opened(path) as table:
         nested = {field.name for field in table.schema_arrow if field.metadata == _JSON}
-        for batch in table.iter_batches(batch_size=_rows_at_once(table), use_threads=False):
+        for batch in _batches(table, start, stop):
             for cells in batch.to_pylist():
                 row_id = cells.pop(ROW_ID)
                 cells.pop(FILE, None)
@@ -133,6 +150,29 @@ def read_snapshot(path: Path) -> Iterator[tuple[str, dict[str, Value]]]:
                         if cell is not None
                     },
                 )
+
+
+def _batches(table: parquet.ParquetFile, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows from `start` to before `stop`, and unpack no row group that has none of them."""
+    groups: list[int] = []
+    before = skip = 0
+    for i in range(table.metadata.num_row_groups):
+        after = before + table.metadata.row_group(i).num_rows
+        if after > start and (stop is None or before < stop):
+            skip = skip if groups else start - before
+            groups.append(i)
+        before = after
+    left = (before if stop is None else stop) - start
+    if not groups:
+        return
+    for batch in table.iter_batches(batch_size=_rows_at_once(table), row_groups=groups, use_threads=False):
+        wanted = batch.slice(min(skip, batch.num_rows), left)
+        skip = max(0, skip - batch.num_rows)
+        left -= wanted.num_rows
+        if wanted.num_rows:
+            yield wanted
+        if left == 0:
+            return
 
 
 def read_origins(path: Path) -> Iterator[tuple[str, int | None]]:

@@ -79,7 +79,7 @@ def _stratified(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None
     splits: list[Split | None] = ["train"] * len(rows)
     for members in by_label.values():
         members.sort(key=lambda i: (share(policy.salt, rows[i].settles), rows[i].row_id))
-        test, validation = _count(policy.test, len(members)), _count(policy.validation, len(members))
+        test, validation = rows_of_label(policy.test, len(members)), rows_of_label(policy.validation, len(members))
         for i in members[:test]:
             splits[i] = "test"
         for i in members[test : test + validation]:
@@ -87,7 +87,7 @@ def _stratified(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split | None
     return splits
 
 
-def _count(fraction: float, rows: int) -> int:
+def rows_of_label(fraction: float, rows: int) -> int:
     """Return the rows a split gets of a label: at least one where there are enough for three splits."""
     wanted = round(fraction * rows)
     return max(wanted, 1) if fraction > 0 and rows >= 3 else wanted
@@ -97,12 +97,13 @@ def _time(policy: SplitPolicy, rows: Sequence[Keyed]) -> list[Split]:
     """Cut at two moments: rows of one moment stay together, on the later side."""
     moments = _moments(policy.column, rows)
     ordered = sorted(moments)
-    validation = _border(ordered, 1.0 - policy.validation - policy.test)
-    test = _border(ordered, 1.0 - policy.test)
+    validation = border(ordered, 1.0 - policy.validation - policy.test)
+    test = border(ordered, 1.0 - policy.test)
     return ["test" if m >= test else "validation" if m >= validation else "train" for m in moments]
 
 
-def _border(ordered: Sequence[float], fraction: float) -> float:
+def border(ordered: Sequence[float], fraction: float) -> float:
+    """Return the moment at which a share of the rows, in ascending order, has ended."""
     # Rounded before it is cut down: 0.7 * 10 is 7.000000000000001 one way and 6.999999999999999 another.
     position = int(round(fraction * len(ordered), 6))
     return ordered[position] if position < len(ordered) else float("inf")
@@ -114,9 +115,13 @@ def _moments(column: str | None, rows: Sequence[Keyed]) -> list[float]:
         readable = [moment for moment in moments if moment is not None]
         if len(readable) == len(moments):
             return readable
-    odd = next(row.value for row in rows if as_number(row.value) is None)
-    raise DataError(
-        f"split by 'time': column {column!r} says {odd!r}, allowed are all numbers or all ISO 8601 dates; correct "
+    raise odd_moment(column, next(row.value for row in rows if as_number(row.value) is None))
+
+
+def odd_moment(column: str | None, value: Value) -> DataError:
+    """Return what to raise for moments that have no common order; `value` is the first that is no number."""
+    return DataError(
+        f"split by 'time': column {column!r} says {value!r}, allowed are all numbers or all ISO 8601 dates; correct "
         "the rows"
     )
 

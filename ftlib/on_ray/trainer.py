@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,25 +30,36 @@ from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
 from ftlib.training import curves, fisher_pass
-from ftlib.training.checkpoints import saved_step
+from ftlib.training.bucket_checkpoints import step_saved
 from ftlib.training.fisher import FisherPlan
 from ftlib.training.group import backend_of
 from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
 from ftlib.training.parts import drawn_from
 from ftlib.training.plan import Plan
+from ftlib.training.resources import Wanted, lacking
+from ftlib.training.run_place import run_place
 from ftlib.training.worker import threads, work
 
+_SPEC = "job.json"
+_RESIZE_SECONDS = 20.0
+"""Between two looks whether there is room for more workers; a training that grows goes back to its last checkpoint."""
+_STALE_STARTS = 3
+"""Starts of a training with fewer workers that may fail while Ray still counts a node that died."""
 
-def fit(plan: Plan) -> None:
-    """Train the plan on its workers; the result is left in the run's folder, as `worker.work` says.
+
+def fit(plan: Plan, folder: Path) -> None:
+    """Train the plan on its workers; the result is left at the run's place, as `worker.work` says.
+
+    A curve that is written in a bucket is followed into `folder`.
 
     Raises TransientError if workers were lost more often than `max_failures`; the next attempt resumes.
     """
     sizes = [split.sizes for split in drawn_from(plan)]
-    with curves.follow(Path(plan.run), plan.phase.name, total_steps(sizes, plan.phase.optimizer, plan.seed)):
+    total = total_steps(sizes, plan.phase.optimizer, plan.seed)
+    with curves.follow(run_place(plan.run), plan.phase.name, total, mirror=folder / curves.FILE):
         if plan.compute.ray_address == "local":
-            _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))
+            _fit_here(plan, _OnThisMachine(rendezvous=str(_of_ray(plan) / "rendezvous")))
         else:
             _fit_as_job(plan)
 
@@ -57,9 +70,14 @@ def measure_fisher(plan: FisherPlan) -> None:
     Raises TransientError if workers were lost more often than `max_failures`.
     """
     if plan.compute.ray_address == "local":
-        _fit_here(plan, _OnThisMachine(rendezvous=str(Path(plan.run) / "ray" / "rendezvous")))
+        _fit_here(plan, _OnThisMachine(rendezvous=str(_of_ray(plan) / "rendezvous")))
     else:
         _fit_as_job(plan, "fisher")
+
+
+def _of_ray(plan: Plan | FisherPlan) -> Path:
+    """Return the folder that Ray Train and ranks of this machine meet in; other nodes never look into it."""
+    return run_place(plan.run).folder / "ray"
 
 
 class _Work(Config):
@@ -72,28 +90,31 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
     """Run Ray Train in this process's Ray. Raises TransientError if workers do not start, or were lost too often."""
     torch_config.backend = backend_of(plan.compute)
     torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
+    least, most = plan.compute.least_workers, plan.compute.most_workers
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=_Work(plan=plan).model_dump(mode="json"),
             torch_config=torch_config,
             scaling_config=ScalingConfig(
-                num_workers=plan.compute.workers,
+                num_workers=(least, most) if plan.compute.is_elastic else most,
+                elastic_resize_monitor_interval_s=max(_RESIZE_SECONDS, plan.compute.checkpoint_seconds),
                 use_gpu=plan.compute.use_gpu,
                 resources_per_worker={"CPU": threads(plan), **({"GPU": 1} if plan.compute.use_gpu else {})},
             ),
             run_config=RunConfig(
                 name=plan.fingerprint,
-                storage_path=str(Path(plan.run) / "ray"),
+                storage_path=str(_of_ray(plan)),
                 failure_config=FailureConfig(
                     max_failures=plan.compute.max_failures,
                     # By default Ray asks for ever for workers that the cluster has no room for.
-                    controller_failure_limit=plan.compute.max_failures,
+                    controller_failure_limit=plan.compute.max_failures + _STALE_STARTS * plan.compute.is_elastic,
                 ),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:
+            _wait_for_the_least(plan)
             trainer.fit()
         except ControllerError as error:
             raise TransientError(
@@ -106,8 +127,29 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
         except TrainingFailedError as error:
             raise TransientError(
                 f"{plan.what}: workers were lost more than {plan.compute.max_failures} times "
-                f"({'; '.join([_reason(error), *map(str, lost(Path(plan.run)))])}); {_goes_on(plan)}"
+                f"({'; '.join([_reason(error), *map(str, lost(run_place(plan.run)))])}); {_goes_on(plan)}"
             ) from error
+
+
+def _wait_for_the_least(plan: Plan | FisherPlan) -> None:
+    """Wait until there is room for as many workers as an elastic training needs: Ray itself would wait for ever.
+
+    Raises TransientError when that takes longer than all attempts to start would.
+    """
+    compute = plan.compute
+    if not compute.is_elastic:
+        return
+    wanted = Wanted("workers", compute.least_workers, threads(plan), int(compute.use_gpu), compute.most_workers)
+    seconds = compute.start_timeout_seconds * (compute.max_failures + 1)
+    ends = time.monotonic() + seconds
+    while lacking([wanted], nodes_here()) is not None:
+        if time.monotonic() > ends:
+            raise TransientError(
+                f"{plan.what}: {wanted}, and in {seconds:g} s there was no room for {compute.least_workers}: "
+                f"{told('the cluster', nodes_here())}; lower compute.workers.at_least or compute.threads, or raise "
+                "compute.start_timeout_seconds if nodes are still to come"
+            )
+        time.sleep(1.0)
 
 
 @dataclass
@@ -149,7 +191,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _goes_on(plan: Plan | FisherPlan) -> str:
-    step = saved_step(Path(plan.run))
+    step = step_saved(run_place(plan.run))
     return f"the next run goes on from step {step}, in {plan.run}" if step else "no step was saved yet: it starts again"
 
 
@@ -162,13 +204,13 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
-    spec = Path(plan.run) / "job.json"
+    place = run_place(plan.run)
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
-    spec.write_text(_Work(plan=local).model_dump_json())
-    entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(str(spec))}"
-    asked_to_stop = (Path(plan.run) / curves.STOP).exists
+    place.write(_SPEC, _Work(plan=local).model_dump_json().encode())
+    entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(place.name_of(_SPEC))}"
+    asked_to_stop = partial(place.has, curves.STOP)
     run_job(entrypoint, f"{called}-{plan.fingerprint}", plan.what, plan.compute, asked_to_stop)
 
 
 if __name__ == "__main__":
-    drive(_Work, lambda asked: _fit_here(asked.plan, TorchConfig()))
+    drive(_Work, lambda asked, _: _fit_here(asked.plan, TorchConfig()))

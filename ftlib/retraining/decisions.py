@@ -63,12 +63,17 @@ def nothing_to_read(changes: Mapping[str, Changes], champion: Champion | None) -
     return Verdict(go=False, reasons=(f"no file is new or gone; version {champion.version} stays{more}",))
 
 
-def worth_training(news: Mapping[str, News], champion: Champion | None, policy: Retrain) -> Verdict:
-    """Say whether the news justify a training. Removed rows alone do: they must not live on in the champion."""
+def worth_training(news: Mapping[str, News], champion: Champion | None, policy: Retrain, forgotten: int = 0) -> Verdict:
+    """Say whether the news justify a training. Removed rows alone do: they must not live on in the champion.
+
+    `forgotten` rows of the champion's are to be forgotten: they do beside any number of fresh ones.
+    """
     if champion is None:
         return Verdict(go=True, reasons=("there is no champion yet",))
     fresh = sum(of.fresh_rows for of in news.values())
     gone = _gone(news, fresh)
+    if forgotten:
+        gone.append(f"{counted(forgotten, 'row')} to be forgotten that the champion was trained on")
     if not (fresh or gone) and all(of.gone_rows is not None for of in news.values()):
         same = f"no row is new or gone ({_files(news)}); version {champion.version} stays"
         return Verdict(go=False, reasons=(same,), considered=True)

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from msgspec import structs
 
 from ftlib.data.datasets import Ledger, RawDataset
-from ftlib.data.forgotten import is_forgotten
+from ftlib.data.forgotten import digest_of_key, is_forgotten
 from ftlib.data.images.columns import unreadable
 from ftlib.data.limits import Limits, Tally, check_bad_rows, check_budgets, check_kept
 from ftlib.data.listed import FileVersion
@@ -111,6 +111,8 @@ def build(job: IngestJob, folder: Path, executor: Executor, range_bytes: int = R
         files=_in_order(job.files),
         ledger=Ledger(rows_in=tally.rows_in, kept=snapshot.rows, dropped=tally.dropped()),
         personal_data=personal.counts if personal.looks else None,
+        name=job.name,
+        key=job.key,
     )
 
 
@@ -222,7 +224,7 @@ class _Reading:
             elif isinstance(checked, BadRow):
                 checked = replace(checked, detail=self.personal.safe(checked.detail))
                 tally.refuse(checked)
-                quarantine.write(json.dumps(asdict(checked)).encode() + b"\n")
+                quarantine.write(json.dumps({**asdict(checked), **self._whose(row)}).encode() + b"\n")
             elif checked is not None:
                 tally.good += 1
                 yield checked
@@ -230,6 +232,13 @@ class _Reading:
                 if unit.lines is None:
                     _sign_of_life(self.job, tally)
                 check_budgets(limits, tally, f"datasets.{self.job.name}")
+
+    def _whose(self, row: Row | BadRow | Passed) -> dict[str, str]:
+        """Return by what a quarantined row is found when its key is to be forgotten; nothing for one without a key."""
+        if self.job.key is None or not isinstance(row, Row):
+            return {}
+        digest = digest_of_key(row.values.get(self.job.key))
+        return {} if digest is None else {"key_digest": digest}
 
     def _allowed(self, row: Row) -> Row | BadRow | Passed:
         """Return the row with what the recipe redacts redacted, or why it may not be kept, before anything reads it."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
 from ftlib.config import BatchKind, Config, Split
-from ftlib.data.assignment import LEAKED, Assignment, assign, clean_example
+from ftlib.data.assignment import LEAKED, clean_example
 from ftlib.data.chat_template import ChatTemplate
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
@@ -22,11 +23,13 @@ from ftlib.data.formats.text import TextFormat, reads_text
 from ftlib.data.identity import published
 from ftlib.data.inputs import TEXT, Inputs, answer_input, fixed_bytes, plain_cells, row_size, token_columns
 from ftlib.data.limits import check_duplicates, check_labels_of
-from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_writer
+from ftlib.data.passes.exchange import Exchange, exchange_in
+from ftlib.data.passes.executor import Executor
+from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_schema, split_writer
 from ftlib.data.processor import Processor
-from ftlib.data.profile import Profiler
+from ftlib.data.profile import SLICE_VALUES, Profiler
 from ftlib.data.rows import Example, Piece, Values, labels_in, reasons, remedies
-from ftlib.data.snapshot import in_batches, read_snapshot
+from ftlib.data.snapshot import Block, in_batches, read_snapshot
 from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.fingerprint import Job, digest, identify
@@ -35,8 +38,13 @@ from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
+from ftlib.stages.data_workers import data_executor
+from ftlib.training.compute import Compute
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ftlib.data.passes.placing import Placement, Placing
 
 _BATCH, _BATCH_BYTES = 1000, 32 << 20
 """Rows that are tokenised and written at a time, and the bytes, of rows and of their pixels, that are enough before."""
@@ -54,7 +62,7 @@ class PreprocessJob(Job):
 
     stage: ClassVar[str] = "preprocess"
     version: ClassVar[int] = 4
-    runtime: ClassVar[frozenset[str]] = frozenset({"name", "model"})
+    runtime: ClassVar[frozenset[str]] = frozenset({"name", "model", "compute"})
 
     name: str
     raw: RawDataset
@@ -68,6 +76,8 @@ class PreprocessJob(Job):
     trains: bool
     used: UsedRows | None = None
     """Which training rows a retraining uses; None is all of them."""
+    compute: Compute = Compute()
+    """Who works on the rows, and in how much memory."""
 
 
 def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
@@ -81,18 +91,23 @@ def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
 
 
 def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
-    """Settle where every row goes, check the limits, and write the splits."""
+    with data_executor(job.compute) as executor:
+        return build(job, folder, executor)
+
+
+def build(job: PreprocessJob, folder: Path, executor: Executor, block_bytes: int | None = None) -> PreparedDataset:
+    """Settle where every row goes, check the limits, and write the splits. Blocks have so many bytes of rows."""
     where = f"datasets.{job.name}"
-    assignment = _assign(job, where)
-    dropped = assignment.dropped()
-    check_duplicates(job.dataset.limits, dropped, len(assignment.places), where)
-    _check_dropped(job, dropped)
-    lost = dropped
-    if job.used:  # after the checks: what is left out on purpose is no loss
-        leave_out(assignment, job.raw, job.used, where)
-        dropped = assignment.dropped()
-    reader = _Reader.of(job)
-    tallies = _write(job, assignment, reader, folder)
+    with exchange_in(folder) as exchange:
+        placing, placement = _place(job, where, exchange, executor, block_bytes)
+        dropped = placement.dropped()
+        check_duplicates(job.dataset.limits, dropped, placement.rows, where)
+        _check_dropped(job, dropped)
+        lost = dropped
+        if job.used:  # after the checks: what is left out on purpose is no loss
+            leave_out(placement, job.raw, job.used, where)
+            dropped = placement.dropped()
+        tallies, content = _write(job, placing, placement, folder, executor)
     if unread := sum((tally.dropped for tally in tallies.values()), Counter[str]()):
         dropped = dict(sorted((Counter(dropped) + unread).items()))
         _check_dropped(job, dict(Counter(lost) + unread), _details(tallies))
@@ -103,14 +118,13 @@ def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
         _check_train(job, splits["train"], dropped)
         _check_thumbs(job, tallies["train"].wanted)
         check_labels_of(job.dataset.limits, splits["train"].labels, where)
-    kept = len(assignment.places) - sum(dropped.values())
     return PreparedDataset(
-        content=_content(job, reader.inputs, tallies),
+        content=content,
         kind=job.dataset.format.yields,
         labels=tuple(sorted({label for facts in splits.values() for label in facts.labels})),
-        spellings=_spellings(assignment.spellings),
+        spellings=_spellings(placement.spellings),
         splits=splits,
-        ledger=Ledger(rows_in=len(assignment.places), kept=kept, dropped=dropped),
+        ledger=Ledger(rows_in=placement.rows, kept=placement.rows - sum(dropped.values()), dropped=dropped),
         leaked=sum(dropped.get(reason, 0) for reason in LEAKED),
         profile=tallies["train"].texts.profile(),
         tokenizer=job.tokenizer,
@@ -128,18 +142,24 @@ def _spellings(written: Mapping[str, int]) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(by_name[name].items())) for name in sorted(by_name) if {*by_name[name]} != {name}}
 
 
-def _assign(job: PreprocessJob, where: str) -> Assignment:
-    from ftlib.data.near_duplicate_rows import Placed, drop_near  # loads numpy
+def _place(
+    job: PreprocessJob, where: str, exchange: Exchange, executor: Executor, block_bytes: int | None
+) -> tuple[Placing, Placement]:
+    """Return where every row goes: by itself, with its copies, and beside the guards' held-out rows."""
+    from ftlib.data.passes.near import drop_near  # loads numpy
+    from ftlib.data.passes.placing import BLOCK_BYTES, Placing, drop_leaked, key_parts, place
 
-    own = assign(job.raw, job.dataset, where)
-    guards = [
-        Placed(guard.raw, guard.dataset, assign(guard.raw, guard.dataset, f"{where}, its guard"))
-        for guard in job.guards
-    ]
-    own.drop_leaked(key for guard in guards for key in guard.assignment.held_out())
+    replayed, size = job.used.replayed if job.used else None, block_bytes or BLOCK_BYTES
+    own = Placing.of("own", job.raw, job.dataset, exchange, size, replayed)
+    guards = [Placing.of(f"guard-{i}", one.raw, one.dataset, exchange, size) for i, one in enumerate(job.guards)]
+    parts = key_parts([own, *guards], executor)
+    placement, kept = place(own, where, executor, parts)
+    beside = [(guard, *place(guard, f"{where}, its guard", executor, parts)) for guard in guards]
+    drop_leaked((own, placement, kept), beside, executor)
     if job.dataset.cleaning.near_duplicates is not None:
-        drop_near(Placed(job.raw, job.dataset, own), guards, job.dataset.cleaning.near_duplicates)
-    return own
+        held_out = [(guard, of_guard) for guard, of_guard, _ in beside]
+        drop_near((own, placement), held_out, job.dataset.cleaning.near_duplicates, where, executor)
+    return own, placement
 
 
 def _processor(job: PreprocessJob) -> Processor:
@@ -260,11 +280,10 @@ def _check_lengths(job: PreprocessJob, format: TextFormat, tokenizer: Any, posit
 
 @dataclass
 class _Tally:
-    """One split while it is written."""
+    """One split, or a block's share of it, while it is written."""
 
     kind: BatchKind
     inputs: Inputs = TEXT
-    sha256: Any = field(default_factory=hashlib.sha256)
     rows: int = 0
     tokens: int = 0
     supervised: int = 0
@@ -285,7 +304,8 @@ class _Tally:
     labels: Counter[str] = field(default_factory=Counter[str])
     texts: Profiler = field(default_factory=Profiler)
 
-    def add(self, row: PreparedRow) -> None:
+    def add(self, row: PreparedRow, digested: IO[bytes]) -> None:
+        """Count a row, and write what its split is identified by."""
         size = row_size(self.inputs, row.inputs)
         self.rows += 1
         self.tokens += size
@@ -298,9 +318,24 @@ class _Tally:
             self.learnt += sum(end - first for first, end in learnt_places(row.target, row.supervised, length))
         if isinstance(row.target, dict) and "wanted" in row.target:
             self.wanted[row.target["wanted"]] += 1
-        self.sha256.update(
-            json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode()
-        )
+        digested.write(json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode())
+
+    def merge(self, other: _Tally) -> None:
+        """Count the rows of a later block."""
+        self.rows += other.rows
+        self.tokens += other.tokens
+        self.supervised += other.supervised
+        self.learnt += other.learnt
+        self.truncated += other.truncated
+        self.longest = max(self.longest, other.longest)
+        self.wanted.update(other.wanted)
+        self.special.update(other.special)
+        self.changes.update(other.changes)
+        self.found.update(other.found)
+        self.dropped.update(other.dropped)
+        self.labels.update(other.labels)
+        self.details = {**other.details, **self.details}
+        self.texts.merge(other.texts)
 
     def audit(self) -> Audit:
         if not KINDS[self.kind].language:
@@ -319,29 +354,86 @@ class _Tally:
         )
 
 
-def _write(job: PreprocessJob, assignment: Assignment, reader: _Reader, folder: Path) -> dict[Split, _Tally]:
-    """Write every row that has a split to that split's file, batch by batch; return what was counted of each."""
-    format, total = job.dataset.format, len(assignment.places)
-    tallies: dict[Split, _Tally] = {
-        split: _Tally(format.yields, reader.inputs, texts=Profiler(format.slices)) for split in SPLITS
-    }
-    names = published(assignment.spellings)
-    rows = zip(assignment.places, read_snapshot(job.raw.path / "rows.parquet"), strict=True)
-    held, done = fixed_bytes(reader.inputs), 0
+class _Encoding:
+    """Makes the rows of a block, in whatever process: the model's processor is loaded once in each."""
+
+    def __init__(self, job: PreprocessJob, placing: Placing, names: Mapping[str, str]) -> None:
+        self._job = job
+        self._placing = placing
+        self._names = names
+
+    @functools.cached_property
+    def reader(self) -> _Reader:
+        """Load it. Raises RecipeError for a format's fields that do not fit the model."""
+        return _Reader.of(self._job)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "reader"}
+
+    def __call__(self, block: Block) -> tuple[Block, dict[Split, _Tally]]:
+        """Encode a block, batch by batch, and leave its rows, and what identifies them, in the exchange by split."""
+        import numpy as np
+        import pyarrow as pa
+
+        job, reader, exchange = self._job, self.reader, self._placing.exchange
+        format, held = job.dataset.format, fixed_bytes(reader.inputs)
+        tallies = _tallies(job, reader.inputs, sys.maxsize)
+        codes = exchange.slice_of(self._placing.places, np.uint8, block.start, block.stop).tolist()
+        rows = zip(codes, read_snapshot(job.raw.path / "rows.parquet", block.start, block.stop), strict=True)
+        with ExitStack() as stack:
+            writers: dict[Split, SplitWriter] = {}
+            digested: dict[Split, IO[bytes]] = {}
+            for split in SPLITS:
+                stream = stack.enter_context(exchange.writing(f"rows-{split}-{block.number}"))
+                schema = split_schema(format.yields, format.slices, reader.inputs)
+                writers[split] = SplitWriter(
+                    stack.enter_context(pa.ipc.new_stream(stream, schema)), schema, reader.inputs
+                )
+                digested[split] = stack.enter_context(exchange.writing(f"digested-{split}-{block.number}"))
+            for batch in in_batches(rows, lambda row: held + _bytes_of(row[1][1]), _BATCH, _BATCH_BYTES):
+                for code, split in enumerate(SPLITS, 1):
+                    kept = [row for place, row in batch if place == code]
+                    made = _prepared_rows(job.dataset, self._names, kept, reader, tallies[split], digested[split])
+                    writers[split].write(made)
+        return block, tallies
+
+
+def _tallies(job: PreprocessJob, inputs: Inputs, most: int) -> dict[Split, _Tally]:
+    format = job.dataset.format
+    return {split: _Tally(format.yields, inputs, texts=Profiler(format.slices, most)) for split in SPLITS}
+
+
+def _write(
+    job: PreprocessJob, placing: Placing, placement: Placement, folder: Path, executor: Executor
+) -> tuple[dict[Split, _Tally], str]:
+    """Write every row that has a split to that split's file, block by block.
+
+    Return what was counted of each split, and the digest of all.
+    """
+    format, exchange = job.dataset.format, placing.exchange
+    encoding = _Encoding(job, placing, published(placement.spellings))
+    inputs = encoding.reader.inputs
+    tallies = _tallies(job, inputs, SLICE_VALUES)
+    hashes = {split: hashlib.sha256() for split in SPLITS}
+    placing.write_places(placement)
     with ExitStack() as stack:
         writers: dict[Split, SplitWriter] = {
-            split: stack.enter_context(
-                split_writer(split_file(folder, split), format.yields, format.slices, reader.inputs)
-            )
+            split: stack.enter_context(split_writer(split_file(folder, split), format.yields, format.slices, inputs))
             for split in SPLITS
         }
-        for batch in in_batches(rows, lambda row: held + _bytes_of(row[1][1]), _BATCH, _BATCH_BYTES):
+        for block, of_block in executor.map(encoding, placing.blocks):
             for split in SPLITS:
-                kept = [row for place, row in batch if place == split]
-                writers[split].write(_prepared_rows(job.dataset, names, kept, reader, tallies[split]))
-            done += len(batch)
-            emit(f"preprocess {job.name}", done, total, "rows")
-    return tallies
+                tallies[split].merge(of_block[split])
+                names = f"rows-{split}-{block.number}", f"digested-{split}-{block.number}"
+                writers[split].append(exchange.path(names[0]))
+                with exchange.path(names[1]).open("rb") as stream:
+                    while data := stream.read(1 << 20):
+                        hashes[split].update(data)
+                exchange.forget(*names)
+            emit(f"preprocess {job.name}", block.stop, placement.rows, "rows")
+    layout = [] if inputs == TEXT else [[identify(column) for column in inputs]]
+    of_splits = [hashes[split].hexdigest() for split in SPLITS]
+    return tallies, digest([format.yields, list(format.slices), of_splits, *layout])
 
 
 def _bytes_of(values: Values) -> int:
@@ -355,6 +447,7 @@ def _prepared_rows(
     kept: Sequence[tuple[str, Values]],
     reader: _Reader,
     tally: _Tally,
+    digested: IO[bytes],
 ) -> list[PreparedRow]:
     """Return the rows that the format makes of examples, and count them in the tally."""
     format, cleaned = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
@@ -378,15 +471,8 @@ def _prepared_rows(
             rows.append(PreparedRow(name, piece.inputs, piece.target, example.slices, piece.supervised))
             reader.check(rows[-1])
             tally.found.update(reader.audit(piece, cut=of_row.truncated))
-            tally.add(rows[-1])
+            tally.add(rows[-1], digested)
     return rows
-
-
-def _content(job: PreprocessJob, inputs: Inputs, tallies: dict[Split, _Tally]) -> str:
-    format = job.dataset.format
-    layout = [] if inputs == TEXT else [[identify(column) for column in inputs]]
-    rows = [tallies[split].sha256.hexdigest() for split in SPLITS]
-    return digest([format.yields, list(format.slices), rows, *layout])
 
 
 def _own_end(piece: Piece) -> list[int | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -17,11 +16,13 @@ from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.compute import Compute
+from ftlib.training.curves import FILE as FOLLOWED
 from ftlib.training.curves import STOP
 from ftlib.training.fisher import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
+from ftlib.training.run_place import RunPlace, attempt_of, run_place
 from ftlib.workspace import Workspace
 
 
@@ -67,7 +68,7 @@ class TrainJob(Job):
 
 def runs_on_ray(phase: Phase, compute: Compute) -> bool:
     """Say whether a phase runs on Ray workers; what is solved for, without steps, never does."""
-    return compute.workers > 0 and phase.tuning.takes_steps
+    return compute.most_workers > 0 and phase.tuning.takes_steps
 
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:
@@ -75,7 +76,10 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work), resumable=True)
+    attempts: list[RunPlace] = []
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work, attempts), resumable=True)
+    for attempt in attempts:
+        attempt.end()
     if made.base is None:
         return made
     # A record says no places: the job knows where the base is today.
@@ -107,7 +111,7 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
+def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
@@ -130,7 +134,7 @@ def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
                 job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
             )
         ),
-        run=str(folder),
+        run=attempt_of(place, job.fingerprint, folder),
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
@@ -146,15 +150,16 @@ def _build(job: TrainJob, folder: Path, place: Workspace) -> Checkpoint:
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
-        fit(place.carried(plan))
+        fit(place.carried(plan), folder)
     else:
-        work(plan)
-    facts = outcome(plan)
+        with run_place(plan.run).shown_in(folder, FOLLOWED):
+            work(plan)
+    facts = outcome(plan, folder)
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    for leftover in ("checkpoints", "ranks", "ray"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
-    (folder / STOP).unlink(missing_ok=True)  # asked too late
+    attempts.append(attempt := run_place(plan.run))
+    attempt.clear("checkpoints", "ranks", "ray")
+    attempt.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}

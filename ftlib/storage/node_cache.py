@@ -14,6 +14,7 @@ default half of the disk) is reached; what a living process of this node has ask
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import hashlib
@@ -21,6 +22,7 @@ import json
 import os
 import re
 import threading
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -63,6 +65,20 @@ def cache_root() -> Path:
     return Path(asked).expanduser().absolute() if asked else user_cache() / "node"
 
 
+def node_id() -> str:
+    """Return what tells this node's cache from others', whose locks are not ours. Raises StorageError."""
+    path = cache_root() / "node.id"
+    with local_errors(path, elsewhere=ELSEWHERE):
+        if not path.exists():
+            private_folder(path.parent)
+            made = path.with_name(f".node.{uuid.uuid4().hex}.part")
+            made.write_text(uuid.uuid4().hex)
+            with suppress(FileExistsError):
+                os.link(made, path)  # unlike a rename it leaves the one that is there
+            made.unlink()
+        return path.read_text()
+
+
 def node_view(place: Place) -> NodeView:
     """Return this node's view of a work place, one for all threads of this process."""
     server = place.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -88,6 +104,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _release_all() -> None:
+    for view in _views.made.values():
+        view.release_all()
 
 
 @dataclass
@@ -173,6 +195,11 @@ class NodeView:
         with self._lock:
             if (held := self._held.pop(key, None)) is not None:
                 held.lock.close()
+
+    def release_all(self) -> None:
+        """Hold nothing more of this view."""
+        for key in [*self._held]:
+            self.release(key)
 
     def _enter(self, key: str, tree: Tree | None = None, made: Path | None = None) -> _Held:
         """Hold a tree for this process, and put away what the view has of another making of it."""

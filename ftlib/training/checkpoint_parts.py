@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -96,22 +96,26 @@ def own_share(tensors: Mapping[str, torch.Tensor], rank: int, world_size: int) -
     return {name: tensor for name, tensor in mine.items() if own_part(tensor).numel()}
 
 
-def write_part(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+def write_part(
+    path: Path, tensors: Mapping[str, torch.Tensor], heard: Callable[[memoryview | bytes], None] = lambda data: None
+) -> str:
     """Write this rank's tensors as safetensors, whole or not at all, and return the file's sha256, in one pass.
 
-    A tensor that is not the host's is copied there when it is written, one at a time.
+    A tensor that is not the host's is copied there when it is written, one at a time. `heard` hears the bytes in order.
     """
     spans = [TensorSpan(name, _NAMES[t.dtype], tuple(t.shape), path, 0, t.nbytes) for name, t in tensors.items()]
     file = lay_out(path, spans)
     running = hashlib.sha256(file.header)
     with appearing(path) as stream:
         stream.write(file.header)
+        heard(file.header)
         for span in file.spans:
             data = memory_of(tensors[span.name].detach().cpu().contiguous().reshape(-1))
             for first in range(0, len(data), PIECE_BYTES):
                 chunk = data[first : first + PIECE_BYTES]
                 running.update(chunk)
                 stream.write(chunk)
+                heard(chunk)
         flush(stream)
     return running.hexdigest()
 
@@ -123,25 +127,35 @@ def regions_as_json(regions: Mapping[str, Region]) -> dict[str, list[list[int]]]
 
 def read_parts(parts: Iterable[Path], described: Iterable[Path]) -> Parts:
     """Return what lies in these parts, by what the files beside them say; no tensor is read."""
-    pieces: dict[str, list[_Piece]] = {}
+    pieces: dict[str, list[Piece]] = {}
     for path, description in zip(parts, described, strict=True):
         regions = json.loads(description.read_bytes())["regions"]
         for span in read_header(path).spans:
             whole, offset, shape = (tuple(numbers) for numbers in regions[span.name])
-            pieces.setdefault(span.name, []).append(_Piece(span, Region(whole, offset, shape)))
+            pieces.setdefault(span.name, []).append(Piece(span, Region(whole, offset, shape)))
     return Parts(pieces)
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
+    """A region of a tensor in a file."""
+
     span: TensorSpan
     region: Region
+
+    def rows(self, wanted: Region) -> tuple[Region, int, int]:
+        """Return what is read for a block of it, only whole rows; and where that lies in the file, and its bytes."""
+        has = self.region
+        rows = Region(has.whole, wanted.offset[:1] + has.offset[1:], wanted.shape[:1] + has.shape[1:])
+        row = prod(has.shape[1:]) * DTYPES[self.span.dtype].itemsize
+        before = rows.offset[0] - has.offset[0] if has.shape else 0
+        return rows, self.span.offset + before * row, prod(rows.shape) * DTYPES[self.span.dtype].itemsize
 
 
 class Parts:
     """All ranks' parts of a set of tensors."""
 
-    def __init__(self, pieces: Mapping[str, Sequence[_Piece]]) -> None:
+    def __init__(self, pieces: Mapping[str, Sequence[Piece]]) -> None:
         """Take the pieces of each tensor, by name."""
         self._pieces = pieces
 
@@ -171,14 +185,13 @@ class Parts:
                 )
 
 
-def _read(piece: _Piece, wanted: Region) -> torch.Tensor:
+def _read(piece: Piece, wanted: Region) -> torch.Tensor:
     """Read a block of a piece: only its rows, where it takes them whole."""
-    span, has = piece.span, piece.region
-    rows = Region(has.whole, wanted.offset[:1] + has.offset[1:], wanted.shape[:1] + has.shape[1:])
+    span = piece.span
+    rows, begin, _ = piece.rows(wanted)
     block = torch.empty(rows.shape, dtype=DTYPES[span.dtype])
-    before = rows.offset[0] - has.offset[0] if has.shape else 0
     with span.file.open("rb") as stream:
-        stream.seek(span.offset + before * (prod(has.shape[1:]) * block.element_size()))
+        stream.seek(begin)
         data = memory_of(block.reshape(-1))
         if stream.readinto(data) != len(data):
             raise IntegrityError(f"{span.file} is cut off inside {span.name}; delete {span.file.parent}")

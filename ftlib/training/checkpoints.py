@@ -11,6 +11,8 @@ a collective call: the ranks meet in files.
 
 A folder without a manifest does not exist. The manifest names the run's fingerprint and every file's sha256, and is
 checked before anything is read.
+
+This is of a folder that all ranks see; `bucket_checkpoints` has ranks that share nothing but a bucket.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any, cast
@@ -37,9 +40,9 @@ from torch.distributed.checkpoint.state_dict import (
 
 from ftlib.errors import IntegrityError, ReglageError, StorageError, first_line
 from ftlib.fingerprint import file_digest
-from ftlib.storage.files import flush_file, local_errors
-from ftlib.training import curves
+from ftlib.storage.files import local_errors
 from ftlib.training.checkpoint_parts import (
+    Parts,
     once,
     own_share,
     place,
@@ -51,6 +54,7 @@ from ftlib.training.checkpoint_parts import (
 from ftlib.training.ema import Average
 from ftlib.training.group import Group, own_part, shard_again, unwrap
 from ftlib.training.host_memory import spare_memory
+from ftlib.training.run_place import RunPlace
 from ftlib.workspace import write_durably
 
 log = logging.getLogger(__name__)
@@ -85,9 +89,10 @@ class State:
 
 
 @dataclass
-class _Writing:
+class Writing:
     """What one rank has begun to write, of a step or of the best weights: one at a time of each."""
 
+    name: str = ""
     part: Future[None] | None = None
     whole: Future[None] | None = None
     """On the first rank alone: until the manifest is written."""
@@ -96,13 +101,33 @@ class _Writing:
     turn: int = 0
     """When it was begun, among all of the attempt; the same on all ranks."""
 
+    abandoned: Event = field(default_factory=Event)
+    """Set where the first rank is not to wait for the others' parts any more."""
+
     @property
     def jobs(self) -> list[Future[None]]:
+        """Return what this rank does of it."""
         return [job for job in (self.part, self.whole) if job is not None]
 
     @property
     def has_failed(self) -> bool:
+        """Say whether something of it came to nothing."""
         return any(job.done() and job.exception() is not None for job in self.jobs)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A whole checkpoint that a run may go on from."""
+
+    name: str
+    parts: Callable[[Mapping[str, torch.Tensor]], Parts | None]
+    """Returns where the numbers of some tensors can be read, on this rank; None, on every rank, if they are damaged."""
+    facts: Callable[[], dict[str, Any]]
+
+    @property
+    def step(self) -> int:
+        """Return the step that it was written behind."""
+        return _number(self.name)
 
 
 class Checkpoints:
@@ -111,17 +136,25 @@ class Checkpoints:
     `restore` begins an attempt. All methods but `close` are collective.
     """
 
-    def __init__(self, run: Path, fingerprint: str, group: Group, later: Collection[str] = ()) -> None:
-        """Take the run's folder and name; nothing is read or written yet.
+    def __init__(
+        self,
+        place: RunPlace,
+        fingerprint: str,
+        group: Group,
+        later: Collection[str] = (),
+        flush_curve: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the run's place and name; nothing is read or written yet.
 
         `later` are parameters that are frozen now or then and train in other steps: they are saved with what trains.
+        `flush_curve` makes the curve survive, on any thread.
         """
-        self._later = later
-        self._run, self._folder, self._fingerprint, self._group = run, run / FOLDER, fingerprint, group
+        self._later, self._flush_curve = later, flush_curve
+        self._place, self._folder, self._fingerprint, self._group = place, place.folder / FOLDER, fingerprint, group
         self._attempt = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._given_up = Event()
-        self._step, self._best = _Writing(), _Writing()
+        self._step, self._best = Writing(), Writing()
 
     @property
     def is_writing(self) -> bool:
@@ -151,7 +184,7 @@ class Checkpoints:
         Raises, on every rank, StorageError where the one before could not be written.
         """
         moments = _moments(model, optimizer)
-        facts = {"state": asdict(state), "optimizer": _numbers(moments)}
+        facts: dict[str, Any] = {"state": asdict(state), "optimizer": _numbers(moments)}
         self._begin(self._step, f"step-{state.step:08d}", self._tensors(model, moments, average, teacher), facts)
 
     def keep_best(self, model: nn.Module, step: int) -> None:
@@ -159,32 +192,38 @@ class Checkpoints:
 
         Raises what `save` raises.
         """
-        self._begin(self._best, _best(step), self._weights(model), {})
+        self._begin(self._best, best_name(step), self._weights(model), {})
 
     def keep(self, model: nn.Module, step: int) -> None:
         """Begin to write the weights of this step for good, as the model has them now. Raises what `save` raises."""
-        self._begin(self._best, _kept(step), self._weights(model), {})
+        self._begin(self._best, kept_name(step), self._weights(model), {})
 
     def restore_best(self, model: nn.Module, step: int) -> None:
         """Give the model, in place, the weights that `keep_best` kept of this step, bit for bit.
 
         Raises, on every rank, StorageError where they could not be written, IntegrityError where they are damaged.
         """
-        self._restore_weights(model, _best(step))
+        self._restore_weights(model, best_name(step))
 
     def restore_kept(self, model: nn.Module, step: int) -> None:
         """Give the model, in place, the weights that `keep` kept of this step. Raises what `restore_best` raises."""
-        self._restore_weights(model, _kept(step))
+        self._restore_weights(model, kept_name(step))
 
     def _restore_weights(self, model: nn.Module, name: str) -> None:
         self.settle()
+        weights = self._weights(model)
+        parts = self._parts_of(name, weights)
+        self._group.together(lambda: self._fill(parts, weights))
+
+    def _parts_of(self, name: str, weights: Mapping[str, torch.Tensor]) -> Parts:
+        """Return where kept weights can be read. Raises IntegrityError, on every rank, if they are damaged."""
+        del weights  # all ranks see all parts
         folder = self._folder / name
         files = self._manifest(folder).get("files", {}) if self._group.is_first else {}
         files = cast("dict[str, str]", self._group.gather(files)[0])
-        problem = self._damaged(folder, files) if files else _MANIFEST
-        if problem:
+        if problem := self._damaged(folder, files) if files else _MANIFEST:
             raise IntegrityError(f"{folder}: the weights are damaged ({problem}); delete {self._folder} to train again")
-        self._group.together(lambda: self._fill(folder, files, self._weights(model)))
+        return self._described(folder, files)
 
     def restore(
         self,
@@ -202,43 +241,63 @@ class Checkpoints:
         every rank, IntegrityError if one belongs to another run.
         """
         self._attempt = str(self._group.gather(uuid4().hex)[0])
-        newest = self._newest()
-        name = newest[0] if newest else None
-        if self._group.is_first:
-            self._remove_what_is_not_before(name)
-        self._group.barrier()
-        if newest is None:
-            return None
-        folder, files = self._folder / newest[0], newest[1]
-        before(_number(newest[0]))
-        moments = _moments(model, optimizer)
-        self._group.together(lambda: self._fill(folder, files, self._tensors(model, moments, average, teacher)))
-        facts = json.loads((folder / _STATE).read_bytes())
-        _take_numbers(moments, facts["optimizer"])
-        set_optimizer_state_dict(unwrap(model), optimizer, moments)
-        return State(**facts["state"])
+        for saved in self._whole():
+            before(saved.step)
+            moments = _moments(model, optimizer)
+            tensors = self._tensors(model, moments, average, teacher)
+            if (parts := saved.parts(tensors)) is None:
+                optimizer.state.clear()  # of what trained there; another step's may be of less
+                continue
+            self._group.together(partial(self._fill, parts, tensors))
+            facts = saved.facts()
+            _take_numbers(moments, facts["optimizer"])
+            set_optimizer_state_dict(unwrap(model), optimizer, moments)
+            return State(**facts["state"])
+        return None
 
-    def settle(self) -> None:
+    def _whole(self) -> Iterator[Saved]:
+        """Yield what the run may go on from, the newest first, the same on all ranks."""
+        newest = self._newest()
+        if self._group.is_first:
+            self._remove_what_is_not_before(newest[0] if newest else None)
+        self._group.barrier()
+        if newest is not None:
+            folder, files = self._folder / newest[0], newest[1]
+            yield Saved(
+                newest[0],
+                lambda tensors: self._described(folder, files),
+                lambda: json.loads((folder / _STATE).read_bytes()),
+            )
+
+    def settle(self, *, must: bool = False) -> None:
         """Wait, with all ranks, until what was begun is whole.
 
-        Raises StorageError, on every rank, where a rank's part or the manifest cannot be written.
+        Raises StorageError, on every rank, where a rank's part or the manifest cannot be written. Of a bucket that is
+        told, and raised only where it `must` be whole.
         """
+        del must  # in a folder it must
         for writing in self._in_turn():
             self._settle(writing)
 
-    def _in_turn(self) -> list[_Writing]:
+    def _in_turn(self) -> list[Writing]:
         """Return what was begun, in the thread's order: nothing is waited for that waits behind another."""
         return sorted((self._step, self._best), key=lambda writing: writing.turn)
 
-    def _settle(self, writing: _Writing) -> None:
+    def _settle(self, writing: Writing) -> None:
         for job in (writing.part, writing.whole if self._group.is_first else writing.part):
             if job is None:
                 return
             problems = [str(problem) for problem in self._group.gather(_problem(job)) if problem]
             if problems:
-                self.close()
-                raise StorageError(problems[0])
+                self._not_written(writing, problems[0])
+                break
         writing.part = writing.whole = None
+
+    def _not_written(self, writing: Writing, problem: str) -> None:
+        """Say, with all ranks, why something is not whole. Raises StorageError."""
+        del writing
+        self.close()
+        raise StorageError(problem)
 
     def close(self) -> None:
         """End the thread, alone: what was begun is whole, or does not exist. Never raises what it did."""
@@ -252,23 +311,23 @@ class Checkpoints:
         self._thread.shutdown()
 
     def _begin(
-        self, writing: _Writing, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
+        self, writing: Writing, name: str, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     ) -> None:
         for earlier in self._in_turn():
             if earlier.turn <= writing.turn:
                 self._settle(earlier)
-        writing.turn = 1 + max(self._step.turn, self._best.turn)
+        writing.name, writing.turn = name, 1 + max(self._step.turn, self._best.turn)
+        writing.abandoned.clear()
         mine = own_share(once(tensors), self._group.rank, self._group.world_size)
         regions = regions_as_json({name: region(tensor) for name, tensor in mine.items()})
         parts = {name: own_part(tensor) for name, tensor in mine.items()}
-        folder = self._folder / name
         copied = self._copied(parts, writing.host)
         if copied is None:  # there is no room for a copy: the step waits
-            writing.part = _done(lambda: self._write_part(folder, parts, regions))
+            writing.part = _done(lambda: self._write_part(name, parts, regions))
         else:
-            writing.part = self._thread.submit(self._write_part, folder, writing.host, regions, copied)
+            writing.part = self._thread.submit(self._write_part, name, writing.host, regions, copied)
         if self._group.is_first:
-            writing.whole = self._thread.submit(self._complete, writing, folder, facts)
+            writing.whole = self._thread.submit(self._complete, writing, name, facts)
 
     @torch.no_grad()
     def _copied(self, parts: Mapping[str, torch.Tensor], host: dict[str, torch.Tensor]) -> Callable[[], object] | None:
@@ -294,33 +353,34 @@ class Checkpoints:
 
     def _write_part(
         self,
-        folder: Path,
+        name: str,
         tensors: Mapping[str, torch.Tensor],
         regions: Mapping[str, Any],
         copied: Callable[[], object] = lambda: None,
     ) -> None:
         copied()
+        folder = self._folder / name
         with local_errors(folder, sum(t.nbytes for t in tensors.values()), elsewhere="choose another --work"):
             folder.mkdir(parents=True, exist_ok=True)
-            sha256 = write_part(folder / _part(self._group.rank), tensors)
+            sha256 = write_part(folder / part_of(self._group.rank), tensors)
         described = {"attempt": self._attempt, "sha256": sha256, "regions": regions}
-        write_durably(folder / _description(self._group.rank), json.dumps(described).encode())
+        write_durably(folder / description_of(self._group.rank), json.dumps(described).encode())
 
-    def _complete(self, writing: _Writing, folder: Path, facts: Mapping[str, Any]) -> None:
+    def _complete(self, writing: Writing, name: str, facts: Mapping[str, Any]) -> None:
         """Write the manifest when all ranks' parts are there, and drop what no run would resume from."""
         if writing.has_failed or self._best.has_failed:
             return  # this rank's own part is not there; or the best weights are not, which a checkpoint promises
+        folder = self._folder / name
         files: dict[str, str] = {}
         for rank in range(self._group.world_size):
             while (sha256 := self._sha256(folder, rank)) is None:
                 if self._given_up.wait(_LOOK_SECONDS):
                     return
-            files |= {_part(rank): sha256, _description(rank): file_digest(folder / _description(rank))}
+            files |= {part_of(rank): sha256, description_of(rank): file_digest(folder / description_of(rank))}
         with local_errors(folder, elsewhere="choose another --work"):
             write_durably(folder / _STATE, json.dumps(facts).encode())
             files[_STATE] = file_digest(folder / _STATE)
-            if (curve := self._run / curves.FILE).exists():
-                flush_file(curve)  # a checkpoint of a step promises the curve up to it
+            self._flush_curve()  # a checkpoint of a step promises the curve up to it
             manifest = {"fingerprint": self._fingerprint, "files": files}
             write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
             self._drop_older()
@@ -328,7 +388,7 @@ class Checkpoints:
     def _sha256(self, folder: Path, rank: int) -> str | None:
         """Return the digest of a rank's part if that is written, and by this attempt."""
         try:
-            described = json.loads((folder / _description(rank)).read_bytes())
+            described = json.loads((folder / description_of(rank)).read_bytes())
         except FileNotFoundError:
             return None
         return described["sha256"] if described["attempt"] == self._attempt else None
@@ -337,7 +397,7 @@ class Checkpoints:
         whole = [folder for folder in sorted(self._folder.iterdir()) if (folder / _MANIFEST).exists()]
         steps = [folder for folder in whole if folder.name.startswith("step-")]
         best = [folder for folder in whole if folder.name.startswith("best-")]
-        needed = {_best(json.loads((kept / _STATE).read_bytes())["state"]["best_step"]) for kept in steps[-KEPT:]}
+        needed = {best_name(json.loads((kept / _STATE).read_bytes())["state"]["best_step"]) for kept in steps[-KEPT:]}
         for folder in (*steps[:-KEPT], *(folder for folder in best[:-1] if folder.name not in needed)):
             (folder / _MANIFEST).unlink()  # what is half removed does not exist
             shutil.rmtree(folder)
@@ -376,7 +436,7 @@ class Checkpoints:
         try:
             manifest = json.loads((folder / _MANIFEST).read_bytes())
             files = dict(manifest["files"])
-            return {"fingerprint": str(manifest["fingerprint"]), "files": {**files, _part(0): files[_part(0)]}}
+            return {"fingerprint": str(manifest["fingerprint"]), "files": {**files, part_of(0): files[part_of(0)]}}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError):
@@ -417,14 +477,24 @@ class Checkpoints:
         copies = {f"{what}/{name}": tensor for what, of in beside.items() if of for name, tensor in of.tensors.items()}
         return {**self._weights(model), **held, **copies}
 
-    def _fill(self, folder: Path, files: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> None:
-        parts = [folder / name for name in sorted(files) if name.endswith(".safetensors")]
-        with local_errors(folder):
-            read_parts(parts, [part.with_suffix(".json") for part in parts]).fill(once(tensors))
+    def _described(self, folder: Path, files: Mapping[str, str]) -> Parts:
+        paths = [folder / name for name in sorted(files) if name.endswith(".safetensors")]
+        parts: list[Parts] = []
+
+        def look() -> None:
+            with local_errors(folder):
+                parts.append(read_parts(paths, [path.with_suffix(".json") for path in paths]))
+
+        self._group.together(look)
+        return parts[0]
+
+    def _fill(self, parts: Parts, tensors: Mapping[str, torch.Tensor]) -> None:
+        with local_errors(self._folder):
+            parts.fill(once(tensors))
 
 
 def saved_step(run: Path) -> int:
-    """Return the step that a run would resume from, going by its manifests; 0 if there is none."""
+    """Return the step that a run in a folder would resume from, going by its manifests; 0 if there is none."""
     manifests = sorted((run / FOLDER).glob(f"step-*/{_MANIFEST}"))
     return _number(manifests[-1].parent.name) if manifests else 0
 
@@ -433,19 +503,23 @@ def _number(folder: str) -> int:
     return int(folder.partition("-")[2])
 
 
-def _part(rank: int) -> str:
+def part_of(rank: int) -> str:
+    """Return the name of a rank's part."""
     return f"rank-{rank:05d}.safetensors"
 
 
-def _description(rank: int) -> str:
+def description_of(rank: int) -> str:
+    """Return the name of what says which regions a rank's part has."""
     return f"rank-{rank:05d}.json"
 
 
-def _best(step: int) -> str:
+def best_name(step: int) -> str:
+    """Return what the weights that were best at a step are called."""
     return f"best-{step:08d}"
 
 
-def _kept(step: int) -> str:
+def kept_name(step: int) -> str:
+    """Return what the weights that are kept of a step for good are called."""
     return f"kept-{step:08d}"
 
 

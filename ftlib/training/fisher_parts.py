@@ -12,7 +12,8 @@ from ftlib.errors import ModelError
 from ftlib.models.tensor_files import TensorSpan, lay_out, read_header
 from ftlib.models.tensor_parts import elements_of, is_first_copy, memory_of, reading
 from ftlib.training.group import Group, own_part
-from ftlib.training.saving import make_room, on_first, writing
+from ftlib.training.pieces import writing, writing_together
+from ftlib.training.saving import make_room, on_first
 
 
 def read_parts(file: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
@@ -52,7 +53,7 @@ def write_parts(file: Path, parts: Mapping[str, torch.Tensor], like: Mapping[str
     layout = lay_out(file, spans)
 
     def write() -> None:
-        with writing() as target:
+        with writing_together(group, [file]) as target:
             for span in layout.spans:
                 parameter = like[span.name]
                 if is_first_copy(parameter) and (group.is_first or _is_sharded(parameter)):

@@ -11,9 +11,7 @@ row together. Workers that have the whole model read different rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,8 +35,8 @@ from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.phase_loop import hash_seed, place
 from ftlib.training.plan import Part
 from ftlib.training.reproducible import reproducibly
+from ftlib.training.run_place import result_bytes, run_place
 from ftlib.training.worker import RESULT, take_part
-from ftlib.workspace import write_durably
 
 
 def work(plan: FisherPlan) -> None:
@@ -51,7 +49,8 @@ def work(plan: FisherPlan) -> None:
     def act(group: Group) -> None:
         facts = reproducibly(group.device, lambda: measure(plan, group))
         if group.is_first:
-            write_durably(Path(plan.run, RESULT), json.dumps(facts).encode())
+            place = run_place(plan.run)
+            place.write(RESULT, result_bytes(place, facts, [FILE]))
         group.barrier()
 
     take_part(plan, act)
@@ -78,7 +77,7 @@ def measure(plan: FisherPlan, group: Group) -> dict[str, float | int]:
     trace = group.sum(sums * group.share_of(model))[0]
     if not np.isfinite(trace):
         raise ModelError(f"fisher: a gradient of {plan.start.phase} is not finite on some row; look at the rows")
-    write_parts(Path(plan.run, FILE), total, parameters, group)
+    write_parts(run_place(plan.run).folder / FILE, total, parameters, group)
     return {"rows": asked, "trace": trace}
 
 

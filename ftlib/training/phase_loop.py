@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, cast
 
 import numpy as np
@@ -38,8 +37,9 @@ from ftlib.storage.node_cache import local_path
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
 from ftlib.training.batches import GlobalBatch, MixedOrder, Order
+from ftlib.training.bucket_checkpoints import checkpoints_at
 from ftlib.training.by_task import minimised
-from ftlib.training.checkpoints import Checkpoints, State
+from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
 from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
@@ -59,6 +59,7 @@ from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
 from ftlib.training.rollouts import stand_ins
+from ftlib.training.run_place import run_place
 from ftlib.training.schedule import schedule_factor
 from ftlib.training.shards import read_into
 from ftlib.training.thawing import Thawing
@@ -174,7 +175,8 @@ class PhaseLoop(ABC):
         self.snapshots = self._asked_snapshots()
         self._check_rates(placed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
-        self.checkpoints = Checkpoints(Path(plan.run), plan.fingerprint, group, self.thawing.starts)
+        self.place = run_place(plan.run)
+        self.checkpoints = checkpoints_at(self.place, plan.fingerprint, group, self.thawing.starts, curves.flush)
 
     def _learnable(self, part: Part) -> PreparedSplit:
         """Open a part's training rows. Raises TrainingError if there is nothing to learn from."""
@@ -264,7 +266,7 @@ class PhaseLoop(ABC):
         state = self.checkpoints.restore(*learnt, lambda step: self._thaw(step - 1), self.teacher) or State()
         if not state.step:
             heartbeat.at("in the rehearsal before step 1")
-            rehearse(self.sized, self.asking, Path(self.plan.run))
+            rehearse(self.sized, self.asking, self.place)
         peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = Attempt(state.step)
@@ -289,6 +291,7 @@ class PhaseLoop(ABC):
                     state = self._judge(state)
             if attempt.lacks_checkpoint:
                 self.checkpoints.settle()  # says why
+                attempt.lacks_checkpoint = False
             if attempt.wants_checkpoint and state.step < self.steps and not state.stopped:
                 heartbeat.at(f"in the checkpoint of step {state.step} of {self.steps}")
                 readings.settle()
@@ -348,7 +351,7 @@ class PhaseLoop(ABC):
 
     def _stop(self, state: State) -> NoReturn:
         """End behind a step that is saved. Raises Interrupted."""
-        self.checkpoints.settle()
+        self.checkpoints.settle(must=True)
         where = f"stopped on request after step {state.step} of {self.steps}; the next run goes on from there"
         if self.group.is_first:
             with suppress(Interrupted):  # by whoever asked

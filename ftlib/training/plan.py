@@ -21,7 +21,7 @@ class Part(Config):
 
     name: str
     folder: str
-    """The prepared dataset's."""
+    """The prepared dataset's reference: a folder, or a URI below the work place that every node resolves."""
     share: float = 1.0
     """Of the phase's global batches; all parts' sum to 1."""
     task: str | None = None
@@ -34,7 +34,7 @@ class GroupPlan(Config, ABC):
     fingerprint: str
     """The job's: the run's name, and what its checkpoints are compared with."""
     run: str
-    """Where checkpoints, curves and the result go; survives a kill."""
+    """Where checkpoints, curves and the result go; survives a kill. See `run_place`."""
     compute: Compute
 
     @property
@@ -44,7 +44,7 @@ class GroupPlan(Config, ABC):
 
 
 class Plan(GroupPlan):
-    """One phase of training, resolved to folders that every worker sees under the same path."""
+    """One phase of training, resolved to references that every worker can read: folders, or URIs below a work place."""
 
     start: Checkpoint
     parts: tuple[Part, ...]
@@ -59,7 +59,7 @@ class Plan(GroupPlan):
     scored_by_start: tuple[str, ...] = ()
     """Which of the scores that the rows bring are of what the phase starts from."""
     fisher: str | None = None
-    """The file of the Fisher information that the penalty reads."""
+    """The file of the Fisher information that the penalty reads, or its URI."""
 
     @property
     @override

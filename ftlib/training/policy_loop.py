@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -136,7 +135,7 @@ class PolicyLoop(PhaseLoop):
         """Return how many steps before this one had no signal, from the first on, as the curves of an attempt say."""
         silent = 0
         if self.group.is_first and step:
-            said = curves.read(Path(self.plan.run) / curves.FILE)
+            said = curves.read(self.place.folder / curves.FILE)
             earlier = [float(one["no_signal"]) for one in said if "no_signal" in one and int(one["step"]) <= step]
             silent = step if earlier and min(earlier) == 1.0 else 0
         return int(self.group.sum(float(silent))[0])
@@ -158,7 +157,7 @@ class PolicyLoop(PhaseLoop):
         facts = super()._facts(state, attempt)
         if not self.group.is_first:
             return facts
-        steps = [one for one in curves.read(Path(self.plan.run) / curves.FILE) if "reward" in one]
+        steps = [one for one in curves.read(self.place.folder / curves.FILE) if "reward" in one]
         tenth = max(1, len(steps) // 10)
         for name in MEASURED:
             series = [float(one[name]) for one in steps]

@@ -7,10 +7,8 @@ leaves no trace: weights, statistics, optimiser and random numbers are what they
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,15 +19,16 @@ from ftlib.errors import ReglageError, TrainingError, first_line
 from ftlib.storage.files import in_bytes
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking
-from ftlib.training.checkpoints import Checkpoints
+from ftlib.training.bucket_checkpoints import checkpoints_at
 from ftlib.training.group import Group, accumulating, bit_sums, shard_again, unwrap
 from ftlib.training.memory import Memory, Sized, fitting, predict, state_bytes, widest
 from ftlib.training.modes import into_training
+from ftlib.training.run_place import RunPlace
 
 log = logging.getLogger(__name__)
 
 
-def rehearse(sized: Sized, asking: Asking, run: Path) -> None:
+def rehearse(sized: Sized, asking: Asking, place: RunPlace) -> None:
     """Do once what a run does again and again, collectively, on the widest rows. `asking` asks the spread model.
 
     Raises TrainingError where there is too little memory for it, with what would fit, or where weights that were read
@@ -47,7 +46,7 @@ def rehearse(sized: Sized, asking: Asking, run: Path) -> None:
         if group.is_first:
             log.info("rehearsed the widest batch: %s at most", in_bytes(peak_memory.peak(group.device)))
     before = bit_sums(model)
-    _save_and_reload(model, asking.group, run / "rehearsal")
+    _save_and_reload(model, asking.group, place.below("rehearsal"))
     if bit_sums(model) != before:
         raise TrainingError(
             f"phase {sized.phase.name}: weights that were read back are not those that were written; look at the disk "
@@ -90,11 +89,10 @@ def _packs(sized: Sized) -> int | None:
     return None if sized.compute.pack_tokens is None else sized.compute.pack_tokens * sized.workers
 
 
-def _save_and_reload(model: nn.Module, group: Group, folder: Path) -> None:
-    if group.is_first:  # of an attempt that was killed in it, maybe with other ranks
-        shutil.rmtree(folder, ignore_errors=True)
-    group.barrier()
-    checkpoints = Checkpoints(folder, "rehearsal", group)
+def _save_and_reload(model: nn.Module, group: Group, place: RunPlace) -> None:
+    # Of an attempt that was killed in it, maybe with other ranks.
+    group.together(lambda: place.clear() if group.is_first else None)
+    checkpoints = checkpoints_at(place, "rehearsal", group)
     try:
         checkpoints.keep_best(model, step=0)
         checkpoints.restore_best(model, step=0)
@@ -102,7 +100,7 @@ def _save_and_reload(model: nn.Module, group: Group, folder: Path) -> None:
         checkpoints.close()
     group.barrier()
     if group.is_first:
-        shutil.rmtree(folder, ignore_errors=True)
+        place.clear()
 
 
 @contextmanager

@@ -5,15 +5,15 @@
 The first rank makes the files as large as they will be. Each rank then writes its shards of what trained, its share of
 what it has as all others do, its share of what did not train out of the start's own files, and whole some of the
 matrices that an adapter is merged into, one at a time. The headers are written last: until then no file is one of
-safetensors, and nothing takes it for a model.
+safetensors, and nothing takes it for a model. Where ranks share no folder, what the others would write travels to the
+first rank, whose disk has the files.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from ftlib.models.torch_dtypes import DTYPES
 from ftlib.models.unread import read_all, values_of
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.training.group import Group, own_part
+from ftlib.training.pieces import Target, writing, writing_together
 from ftlib.training.shards import values, whole
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -103,7 +104,7 @@ def write_model(
         make_room(layout.files)
 
     def write() -> None:
-        with reading() as source, writing() as target:
+        with reading() as source, writing_together(group, [file.path for file in layout.files]) as target:
             _Writer(inside, model, trained, group, source, target).write(layout)
 
     def complete() -> None:
@@ -176,27 +177,6 @@ def make_room(files: Sequence[TensorFile]) -> None:
             os.posix_fallocate(stream.fileno(), 0, file.size)
 
 
-@contextmanager
-def writing() -> Generator[Callable[[Path, memoryview, int], None]]:
-    """Give what writes bytes into files that are there, and puts them onto the disk when the block ends."""
-    opened: dict[Path, int] = {}
-
-    def write(path: Path, data: memoryview, offset: int) -> None:
-        if path not in opened:
-            opened[path] = os.open(path, os.O_WRONLY)
-        while data:
-            count = os.pwrite(opened[path], data[: 2**30], offset)
-            data, offset = data[count:], offset + count
-
-    try:
-        yield write
-        for descriptor in opened.values():
-            os.fsync(descriptor)
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
-
-
 class _Writer:
     """Writes one rank's part of tensors."""
 
@@ -207,7 +187,7 @@ class _Writer:
         trained: Collection[str],
         group: Group,
         source: Source,
-        target: Callable[[Path, memoryview, int], None],
+        target: Target,
     ) -> None:
         self._inside, self._trained, self._group, self._source, self._target = inside, trained, group, source, target
         self._start = dict(_tensors(inside.model))

@@ -27,12 +27,12 @@ from ftlib.models.adapter import base_of
 from ftlib.models.bottlenecks import bottlenecks_of
 from ftlib.models.checkpoint import adapter_in, model_in, snapshot_in, snapshots_in, task_in, tasks_in
 from ftlib.models.shards import write_shared_shards
-from ftlib.storage.files import local_errors
+from ftlib.storage.files import local_errors, private_folder
 from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.by_task import minimised
-from ftlib.training.checkpoints import State
-from ftlib.training.curves import STOP, Curves
+from ftlib.training.checkpoints import FOLDER, State
+from ftlib.training.curves import FILE, STARTS, STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.loop import Loop
@@ -46,6 +46,7 @@ from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
 from ftlib.training.rollouts import stand_ins
+from ftlib.training.run_place import RunPlace, result_bytes, run_place
 from ftlib.training.saving import on_first, write_model
 from ftlib.training.shards import compare, gather_into
 from ftlib.training.tuning.base import Facts, Problem
@@ -60,58 +61,62 @@ RESULT = "result.json"
 FAILURE = "failure.json"
 
 
-def work(plan: Plan) -> None:
+def work(asked: Plan) -> None:
     """Train one rank of the plan. Raises TransientError as `take_part` does."""
     began = time.monotonic()
 
     def act(group: Group) -> None:
-        with (
-            Heartbeat(Path(plan.run), group.rank, group.world_size) as signs,
-            signs.watching(plan.phase.name),
-        ):
+        place = run_place(asked.run)
+        plan = asked.model_copy(update={"compute": asked.compute.of_group(group.world_size)})
+        with Heartbeat(place, group.rank, group.world_size) as signs, signs.watching(plan.phase.name):
             trained = reproducibly(group.device, lambda: _train(plan, group, signs))
             signs.at("behind its last step")
             _write_result(plan, trained, group, began)
             group.barrier()
+            if not place.is_shared:  # nobody waits for the first rank while it uploads
+                _upload_result(place, group)
 
-    take_part(plan, act)
+    take_part(asked, act)
 
 
 def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
-    """Do one rank's part of a plan, which ends with `RESULT` in the run's folder, unless it has ended before.
+    """Do one rank's part of a plan, which ends with `RESULT` at the run's place, unless it has ended before.
 
     Library errors are left in failure.json and do not raise: see `outcome`. Raises TransientError, which is worth
     another attempt, where ranks wait for one another in vain.
     """
-    run = Path(plan.run)
-    if (run / RESULT).exists() or (run / FAILURE).exists():
+    place = run_place(plan.run)
+    if place.has(RESULT) or place.has(FAILURE):
         return
     torch.set_num_threads(threads(plan))
     try:
-        with local_errors(run, elsewhere="choose another --work"):
+        with local_errors(place.folder, elsewhere=place.elsewhere):
+            private_folder(place.folder)
             check_gpu(plan.compute)
-            act(Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu))
+            compute = plan.compute
+            group = Group.join(compute.least_workers, use_gpu=compute.use_gpu, at_most=compute.most_workers)
+            act(replace(group, one_disk=place.is_shared))
     except TransientError:
         raise  # for Ray, which starts the workers again
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
         try:
-            write_durably(run / FAILURE, json.dumps(failure).encode())
-        except StorageError:  # the disk may be what failed in the first place
+            place.write(FAILURE, json.dumps(failure).encode())
+        except (StorageError, TransientError):  # the disk may be what failed in the first place
             raise error from None
 
 
 def threads(plan: GroupPlan) -> int:
     """Return the CPU threads of one worker; in this process not more than there are cores."""
-    if plan.compute.threads and not plan.compute.workers:
+    if plan.compute.threads and not plan.compute.most_workers:
         return min(plan.compute.threads, os.cpu_count() or 1)
-    return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
+    return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.most_workers))
 
 
 def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
-    with Curves(Path(plan.run), plan.phase.name, active=group.is_first) as log:
+    with Curves(run_place(plan.run), plan.phase.name, active=group.is_first) as log:
         loop = (PolicyLoop if getattr(plan.phase.objective, "writes", False) else Loop)(plan, group, log)
         log.total = loop.steps
         before = peak_memory.now(group.device) - loop.held_bytes
@@ -154,24 +159,32 @@ def _solve(plan: Plan, group: Group) -> Trained:
 
 def begin(plan: Plan) -> None:
     """Forget a request to stop that an earlier attempt was given, or has followed, and where its ranks were."""
-    run = Path(plan.run)
-    shutil.rmtree(run / heartbeat.FOLDER, ignore_errors=True)
-    (run / STOP).unlink(missing_ok=True)
-    failure = run / FAILURE
-    if failure.exists() and json.loads(failure.read_bytes())["kind"] == Interrupted.__name__:
-        failure.unlink()
+    place = run_place(plan.run)
+    place.clear(heartbeat.FOLDER)
+    place.discard(STOP)
+    failure = place.read(FAILURE)
+    if failure and json.loads(failure)["kind"] == Interrupted.__name__:
+        place.discard(FAILURE)
 
 
-def outcome(plan: GroupPlan) -> dict[str, float | int | str]:
-    """Return the facts of a finished run. Raises the worker's own error, or TrainingError if nothing was trained."""
-    run = Path(plan.run)
-    if (run / FAILURE).exists():
-        failure = json.loads((run / FAILURE).read_bytes())
-        (run / FAILURE).unlink()  # the next attempt is the user's decision, and must not find this one's failure
+def outcome(plan: GroupPlan, folder: Path | None = None) -> dict[str, float | int | str]:
+    """Return the facts of a finished run; of one in a bucket, bring what it made into a folder.
+
+    Raises the worker's own error, or TrainingError if nothing was trained.
+    """
+    place = run_place(plan.run)
+    if failed := place.read(FAILURE):
+        failure = json.loads(failed)
+        place.discard(FAILURE)  # the next attempt is the user's decision, and must not find this one's failure
         raise getattr(errors, failure["kind"], TrainingError)(failure["message"])
-    if not (run / RESULT).exists():
+    if (result := place.read(RESULT)) is None:
         raise TrainingError(f"{plan.what}: the workers ended without a result; nothing was made")
-    return json.loads((run / RESULT).read_bytes())
+    facts = json.loads(result)
+    if place.is_shared:
+        return facts
+    assert folder is not None, "a run in a bucket is brought into a folder"
+    place.take(facts["files"], folder)
+    return facts["facts"]
 
 
 def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> None:
@@ -179,7 +192,8 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
 
     Collective: each rank checks and writes what it has.
     """
-    run = Path(plan.run)
+    place = run_place(plan.run)
+    run = place.folder
     start, moves, updated = _before(plan, trained)
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)
     on_first(
@@ -198,6 +212,17 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
     }
     if group.is_first:
         write_durably(run / RESULT, json.dumps(facts).encode())
+
+
+_MADE = ("model", "adapter", "tasks", "snapshots", FILE, STARTS)
+
+
+def _upload_result(place: RunPlace, group: Group) -> None:
+    """Upload what the first rank has on its node's disk; its name is written last."""
+    if group.is_first:
+        facts = json.loads((place.folder / RESULT).read_bytes())
+        place.write(RESULT, result_bytes(place, facts, [name for name in _MADE if (place.folder / name).exists()]))
+    shutil.rmtree(place.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
 
 
 _Before = tuple[nn.Module, dict[str, int], dict[str, nn.Module]]
@@ -221,7 +246,7 @@ def _write_models(plan: Plan, trained: Trained, group: Group, run: Path, before:
     start, moves, updated = before
     if is_adapted(start) or bottlenecks_of(start):
         gather_into(start, trained.model, moves)
-    on_first(lambda: run.mkdir(parents=True, exist_ok=True), group, Path(plan.run))
+    on_first(lambda: run.mkdir(parents=True, exist_ok=True), group, run)
     if (plan.phase.tuning.leaves or plan.start.form) == "adapter":
         on_first(lambda: _save_adapter(start, plan, model_in(run)), group, run)
     else:

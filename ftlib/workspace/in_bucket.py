@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
 from typing_extensions import override
@@ -38,12 +38,13 @@ from ftlib.storage.claims import Claim, ClaimLostError, claimed
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.leases import lease, utc_now
 from ftlib.storage.locks import exclusive
-from ftlib.storage.node_cache import ELSEWHERE, NodeView, node_view
+from ftlib.storage.node_cache import ELSEWHERE, NodeView, node_id, node_view
 from ftlib.storage.place import is_remote
 from ftlib.storage.race import probe
 from ftlib.storage.sealed_records import read_record, record_bytes
 from ftlib.storage.trees import Tree, TreeFile, create_tree, record_path, tree_of, upload_blobs
 from ftlib.workspace.building import built
+from ftlib.workspace.carried import with_uris
 from ftlib.workspace.records import RECORD
 from ftlib.workspace.workspace import Workspace
 
@@ -138,7 +139,11 @@ class InBucket(Workspace):
         with exclusive(final.with_suffix(".lock"), wait=True, waiter=job.stage):
             while True:
                 with claimed(
-                    self.store, f"{job.stage}-{job.fingerprint}", waiter=job.stage, done=lambda: self.has(job)
+                    self.store,
+                    f"{job.stage}-{job.fingerprint}",
+                    waiter=job.stage,
+                    done=lambda: self.has(job),
+                    node=node_id(),
                 ) as claim:
                     if (done := self.find(job, kind)) is not None:
                         return done
@@ -236,38 +241,28 @@ class InBucket(Workspace):
 
     @override
     def carried(self, value: M) -> M:
-        return cast("M", self._carried(value))
+        return cast("M", with_uris(value, self._reference))
 
-    def _carried(self, value: object) -> object:
-        """Replace every path of a folder of this machine that a value names as its `uri`."""
-        if isinstance(value, BaseModel):
-            fields = {name: getattr(value, name) for name in type(value).model_fields}
-            new = {name: self._carried(field) for name, field in fields.items()}
-            if isinstance(uri := fields.get("uri"), str) and uri and not is_remote(uri) and Path(uri).exists():
-                new["uri"] = self.carry(Path(uri))
-            changed = {name: new[name] for name in new if new[name] is not fields[name]}
-            return value.model_copy(update=changed) if changed else value
-        if isinstance(value, tuple):
-            members = cast("tuple[Any, ...]", value)
-            new_members = tuple(map(self._carried, members))
-            return new_members if any(a is not b for a, b in zip(members, new_members, strict=True)) else members
-        if isinstance(value, dict):
-            items = cast("dict[str, Any]", value)
-            new_items = {key: self._carried(item) for key, item in items.items()}
-            return new_items if any(items[key] is not new_items[key] for key in items) else items
-        return value
+    @override
+    def drop(self, relative: str | Path) -> None:
+        super().drop(relative)
+        for path in (f"shared/{_posix(relative)}.json", _posix(relative)):
+            self.store.discard(path)
 
     @override
     @contextmanager
-    def hold(self, relative: str, *, wait: bool) -> Generator[None]:
+    def hold(self, relative: str, *, wait: bool, waiter: str = "") -> Generator[None]:
         """Hold a name: on this node by a lock, among nodes by a claim."""
         self.settle()
         lock = self.root / relative
         with (
-            exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait),
-            claimed(self.store, relative.replace("/", "-"), wait=wait),
+            exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait, waiter=waiter),
+            claimed(self.store, relative.replace("/", "-"), wait=wait, waiter=waiter, node=node_id()),
         ):
             yield
+
+    def _reference(self, uri: str) -> str:
+        return uri if is_remote(uri) or not Path(uri).exists() else self.carry(Path(uri))
 
     def settle(self) -> None:
         """Prove, once for a place, that the store keeps create-only writes.

@@ -32,6 +32,7 @@ from ftlib.progress import Progress, emit, note
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.stages.step import Step
 from ftlib.training import curves
+from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace, exclusive
 from tasks.runner import STAGE, Runner
 
@@ -245,7 +246,10 @@ def test_what_other_processes_train_is_on_the_page_of_the_run(
 
     @task(task_run_name="train tune")
     def training() -> None:
-        with curves.follow(folder, "tune", 40, every_seconds=0.02), (folder / curves.FILE).open("w") as file:
+        with (
+            curves.follow(RunPlace(str(folder)), "tune", 40, every_seconds=0.02),
+            (folder / curves.FILE).open("w") as file,
+        ):
             for step in range(1, 31):
                 file.write(json.dumps({"step": step, "loss": 1.0 / step, "samples_per_second": 8.0}) + "\n")
                 file.flush()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Dealt(NamedTuple):
 
     name: str
     ends: tuple[int, ...]
-    """How many records lie before the end of each part."""
+    """Where each part ends, in bytes."""
 
 
 class Exchange:
@@ -56,23 +56,48 @@ class Exchange:
         order = np.argsort(part, kind="stable")
         with self.writing(name) as stream:
             stream.write(records[order].tobytes())
-        return Dealt(name, tuple(np.cumsum(np.bincount(part, minlength=parts)).tolist()))
+        ends = np.cumsum(np.bincount(part, minlength=parts)) * records.dtype.itemsize
+        return Dealt(name, tuple(ends.tolist()))
+
+    def deal_bytes(self, name: str, parts: Iterable[bytes]) -> Dealt:
+        """Write the bytes of every part."""
+        ends: list[int] = []
+        with self.writing(name) as stream:
+            for data in parts:
+                stream.write(data)
+                ends.append(len(data) + (ends[-1] if ends else 0))
+        return Dealt(name, tuple(ends))
+
+    def part_bytes(self, dealt: Dealt, part: int) -> bytes:
+        """Return the bytes of a part."""
+        start = dealt.ends[part - 1] if part else 0
+        with self.path(dealt.name).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(dealt.ends[part] - start)
 
     def part(self, dealt: Dealt, part: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
         """Return the records of a part."""
         import numpy as np
 
-        start, stop = (dealt.ends[part - 1] if part else 0), dealt.ends[part]
-        size = dtype.itemsize
-        with self.path(dealt.name).open("rb") as stream:
-            stream.seek(start * size)
-            return np.frombuffer(stream.read((stop - start) * size), dtype)
+        return np.frombuffer(self.part_bytes(dealt, part), dtype)
 
     def gathered(self, all_dealt: Sequence[Dealt], part: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
         """Return the records of a part that all calls of a pass have written, in the order of the calls."""
         import numpy as np
 
         return np.concatenate([np.zeros(0, dtype), *(self.part(dealt, part, dtype) for dealt in all_dealt)])
+
+    def write_array(self, name: str, array: NDArray[Any]) -> None:
+        """Write an array of which calls read slices."""
+        with self.writing(name) as stream:
+            stream.write(memoryview(array).cast("B"))
+
+    def slice_of(self, name: str, dtype: type[np.generic], start: int, stop: int) -> NDArray[Any]:
+        """Return a slice of an array."""
+        import numpy as np
+
+        with self.path(name).open("rb") as stream:
+            return np.fromfile(stream, dtype, stop - start, offset=start * np.dtype(dtype).itemsize)
 
 
 def part_of(hashes: NDArray[np.uint64], parts: int) -> NDArray[np.int64]:
@@ -91,9 +116,3 @@ def exchange_in(folder: Path) -> Generator[Exchange]:
         yield Exchange(own)
     finally:
         shutil.rmtree(own, ignore_errors=True)
-
-
-def pieces(stream: IO[bytes], size: int = 1 << 20) -> Iterator[bytes]:
-    """Yield what is left of a stream in pieces."""
-    while piece := stream.read(size):
-        yield piece

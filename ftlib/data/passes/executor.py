@@ -41,7 +41,7 @@ class InProcess:
 
     workers = 0
 
-    def __init__(self, memory: int = 1 << 40) -> None:
+    def __init__(self, memory: int = 256 << 20) -> None:
         self.memory = memory
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftlib.data.assignment import Assignment, assign
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, RawDataset
+from ftlib.data.passes.exchange import exchange_in
+from ftlib.data.passes.executor import InProcess
+from ftlib.data.passes.placing import Placing, drop_leaked, place
 from ftlib.data.rows import Checked, Row, check_values
 from ftlib.data.snapshot import read_snapshot, write_snapshot
 
@@ -29,22 +31,27 @@ def dataset(**split: Any) -> Dataset:
     )
 
 
-def assigned(folder: Path, values: list[dict[str, Any]], spec: Dataset) -> tuple[list[str], Assignment]:
-    """Return the rows' own names, in the snapshot's order, and where they are before leaks are looked for."""
-    checked = [check_values(Row("f", i, 0, row), 1000) for i, row in enumerate(values)]
-    snapshot = write_snapshot(folder / "rows.parquet", [row for row in checked if isinstance(row, Checked)])
-    raw = RawDataset(
-        content=snapshot.content, columns=snapshot.columns, files=(), ledger=Ledger(rows_in=0, kept=0), uri=str(folder)
-    )
-    keys = [str(values["id"]) for _, values in read_snapshot(folder / "rows.parquet")]
-    return keys, assign(raw, spec, "datasets.d")
+class Assigned:
+    """Where rows are before and after leaks are looked for, by the rows' own names."""
+
+    def __init__(self, folder: Path, values: list[dict[str, Any]], spec: Dataset) -> None:
+        checked = [check_values(Row("f", i, 0, row), 1000) for i, row in enumerate(values)]
+        snapshot = write_snapshot(folder / "rows.parquet", [row for row in checked if isinstance(row, Checked)])
+        ledger = Ledger(rows_in=0, kept=0)
+        raw = RawDataset(content=snapshot.content, columns=snapshot.columns, files=(), ledger=ledger, uri=str(folder))
+        keys = [str(values["id"]) for _, values in read_snapshot(folder / "rows.parquet")]
+        with exchange_in(folder) as exchange:
+            placing = Placing.of("own", raw, spec, exchange, least=1 << 20)
+            placement, kept = place(placing, "datasets.d", InProcess(), parts=3)
+            self.before = dict(zip(keys, placement.places(0, placement.rows), strict=True))
+            drop_leaked((placing, placement, kept), [], InProcess())
+        self.after = dict(zip(keys, placement.places(0, placement.rows), strict=True))
+        self.dropped = placement.dropped()
 
 
 def places(folder: Path, rows: dict[int, str], spec: Dataset) -> dict[str, str]:
     values = [{"id": key, "group": key // 2, "text": text, "label": "l"} for key, text in rows.items()]
-    keys, assignment = assigned(folder, values, spec)
-    assignment.drop_leaked([])
-    return dict(zip(keys, assignment.places, strict=True))
+    return Assigned(folder, values, spec).after
 
 
 edit = st.tuples(st.integers(0, 11), st.sampled_from(["one", "two", "three", "One ", "four words of text"]))
@@ -101,16 +108,14 @@ def test_no_text_is_on_two_sides_and_the_test_stays_whole(
         ]
         (folder := tmp_path / str(trial)).mkdir()
         texts = {str(row["id"]): str(row["text"]).replace("\u200b", "").lower().split()[1] for row in values}
-        keys, assignment = assigned(folder, values, spec)
-        before = dict(zip(keys, assignment.places, strict=True))
-        assignment.drop_leaked([])
-        after = dict(zip(keys, assignment.places, strict=True))
+        assigned = Assigned(folder, values, spec)
+        before, after = assigned.before, assigned.after
 
         test = {texts[i] for i, place in before.items() if place == "test"}
         unseen = test | {texts[i] for i, place in before.items() if place == "validation"}
         bad = {i for i, place in before.items() if texts[i] in {"validation": test, "train": unseen}.get(place, set())}
         assert after == {i: "leaked" if i in bad else place for i, place in before.items()}
-        assert assignment.dropped().get("leaked", 0) == len(bad)
+        assert assigned.dropped.get("leaked", 0) == len(bad)
         sides = {(texts[i], place) for i, place in after.items() if place in ("train", "validation", "test")}
         assert set(Counter(text for text, _ in sides).values()) == {1}
         leaks += sum(before[i] == "validation" for i in bad)
@@ -133,7 +138,6 @@ def test_only_copies_that_stay_cost_a_validation_row(tmp_path: Path) -> None:
         ("train", "three", "a"): "train",
     }
     values = [{"id": i, "side": s, "text": t, "label": n} for i, (s, t, n) in enumerate(rows)]
-    keys, assignment = assigned(tmp_path, values, dataset(by="given", column="side"))
-    assignment.drop_leaked([])
-    assert dict(zip(keys, assignment.places, strict=True)) == {str(i): p for i, p in enumerate(rows.values())}
-    assert assignment.dropped() == {"conflicting_labels": 4, "leaked": 3}
+    assigned = Assigned(tmp_path, values, dataset(by="given", column="side"))
+    assert assigned.after == {str(i): p for i, p in enumerate(rows.values())}
+    assert assigned.dropped == {"conflicting_labels": 4, "leaked": 3}

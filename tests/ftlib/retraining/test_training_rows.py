@@ -1,13 +1,16 @@
 """Which training rows a retraining uses; held-out rows are never touched."""
 
+import tempfile
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from ftlib.config import Split
-from ftlib.data.assignment import Assignment, assign
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import RawDataset
+from ftlib.data.passes.exchange import exchange_in
+from ftlib.data.passes.executor import InProcess
+from ftlib.data.passes.placing import Placement, Placing, place
 from ftlib.data.snapshot import read_origins, read_snapshot
 from ftlib.errors import DataError
 from ftlib.retraining.policy import AllRows, Replay, Window
@@ -43,23 +46,29 @@ def dataset() -> Dataset:
     )
 
 
-def used(raw: RawDataset, rule: UsedRows) -> tuple[Assignment, Assignment]:
-    before, after = (assign(raw, dataset(), "datasets.d") for _ in range(2))
+def placed(raw: RawDataset, rule: UsedRows) -> Placement:
+    with tempfile.TemporaryDirectory() as folder, exchange_in(Path(folder)) as exchange:
+        placing = Placing.of("own", raw, dataset(), exchange, 1 << 20, rule.replayed)
+        return place(placing, "datasets.d", InProcess(), parts=1)[0]
+
+
+def used(raw: RawDataset, rule: UsedRows) -> tuple[Placement, Placement]:
+    before, after = (placed(raw, rule) for _ in range(2))
     leave_out(after, raw, rule, "datasets.d")
     return before, after
 
 
-def train(assignment: Assignment) -> set[int]:
-    return {i for i, place in enumerate(assignment.places) if place == "train"}
+def train(placement: Placement) -> set[int]:
+    return {i for i, place in enumerate(placement.places(0, placement.rows)) if place == "train"}
 
 
-def held(assignment: Assignment) -> list[Split | str]:
-    return [place if place in ("validation", "test") else "" for place in assignment.places]
+def held(placement: Placement) -> list[str]:
+    return [place if place in ("validation", "test") else "" for place in placement.places(0, placement.rows)]
 
 
 def test_all_rows_are_all_rows(raw: RawDataset):
     before, after = used(raw, UsedRows(rows=AllRows()))
-    assert before == after
+    assert before.places(0, before.rows) == after.places(0, after.rows)
 
 
 def test_a_window_counts_back_from_the_newest_training_row(raw: RawDataset):

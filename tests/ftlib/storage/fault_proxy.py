@@ -25,7 +25,10 @@ from yarl import URL
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "date", "server"}
 
-FOLDERS = ("blobs", "probes", "versions", "manifests", "aliases", "leases")
+FOLDERS = (
+    *("blobs", "probes", "versions", "manifests", "aliases", "leases"),
+    *("stages", "claims", "used", "shared", "carried", "place.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Call:
 
     @property
     def folder(self) -> str:
-        """The registry's folder it is about: blobs, probes, versions, ...; a part or a listing has its own."""
+        """The folder of a registry or work place it is about: blobs, versions, stages; a part or a listing its own."""
         path = URL(self.target, encoded=True).path
         return next((name for name in FOLDERS if name in path), "")
 
@@ -76,7 +79,7 @@ class Answer:
 
 Send: TypeAlias = Callable[..., Awaitable[Answer]]
 Fault: TypeAlias = Callable[[Call, Send], Awaitable[Answer | None]]
-"""Given a call and a way to let the server do it, with another body if one is given: an answer, or None for a cut."""
+"""Given a call and a way to let the server do it, with another body or other headers: an answer, or None for a cut."""
 
 
 def error(status: int, code: str, message: str = "", **headers: str) -> Answer:
@@ -213,6 +216,15 @@ def key_no_longer_valid(key: str) -> Fault:
     return fault
 
 
+def unconditional() -> Fault:
+    """The server takes no notice of a write's condition."""
+
+    async def fault(call: Call, send: Send) -> Answer:
+        return await send(headers={name: value for name, value in call.headers.items() if name != "If-None-Match"})
+
+    return fault
+
+
 @dataclass
 class _Plan:
     fault: Fault
@@ -296,7 +308,9 @@ class FaultProxy:
             answer = await self._send(call)
         else:
             self.struck.append(call)
-            answer = await plan.fault(call, lambda body=call.body: self._send(replace(call, body=body)))
+            answer = await plan.fault(
+                call, lambda body=call.body, headers=call.headers: self._send(replace(call, body=body, headers=headers))
+            )
         return await self._reply(request, answer)
 
     async def _send(self, call: Call) -> Answer:

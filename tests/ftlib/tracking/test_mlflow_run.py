@@ -17,6 +17,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
 from ftlib.training.curves import Curves
+from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
@@ -28,7 +29,7 @@ class Job:
 
 def train(run: Path, start: int, stop: int) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    with Curves(run, "tune", active=True) as curves:
+    with Curves(RunPlace(str(run)), "tune", active=True) as curves:
         curves.rewind(start)
         for step in range(start + 1, stop + 1):
             curves.write(step=step, epoch=step / 4, loss=1 / step, samples_per_second=time.monotonic())

@@ -24,6 +24,7 @@ from ftlib.stages.step import Step
 from ftlib.tracking.state import Curve, RunState
 from ftlib.tracking.tensorboard import TensorBoard
 from ftlib.training.curves import Curves
+from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 
 speeds = itertools.count(100.25)
@@ -76,7 +77,7 @@ def texts(folder: Path) -> str:
 def train(run: Path, start: int, stop: int, *, scale: float = 1.0) -> None:
     """Write a curve as the loop does, from behind step `start` on."""
     run.mkdir(parents=True, exist_ok=True)
-    with Curves(run, "tune", active=True) as curves:
+    with Curves(RunPlace(str(run)), "tune", active=True) as curves:
         curves.rewind(start)
         for step in range(start + 1, stop + 1):
             speed = next(speeds)  # never the same twice

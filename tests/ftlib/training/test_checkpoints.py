@@ -24,6 +24,7 @@ from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.compute import Compute
 from ftlib.training.ema import Average
 from ftlib.training.group import Group, unwrap
+from ftlib.training.run_place import RunPlace
 
 ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -56,7 +57,7 @@ class Run:
         self.model = group.spread(Layers(), Compute.model_validate({"workers": group.world_size, **compute}))
         self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], 0.1, fused=True)
         self.average = Average(self.model, 0.5)
-        self.checkpoints = Checkpoints(folder, "f" * 16, group)
+        self.checkpoints = Checkpoints(RunPlace(str(folder)), "f" * 16, group)
 
     @property
     def learnt(self) -> tuple[nn.Module, torch.optim.Optimizer, Average]:

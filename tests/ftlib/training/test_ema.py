@@ -39,6 +39,7 @@ from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import EarlyStopping, Phase
 from ftlib.training.phase_loop import Trained
 from ftlib.training.plan import Part, Plan
+from ftlib.training.run_place import RunPlace
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
@@ -98,11 +99,11 @@ class Recorded:
             compute=asked.compute,
         )
         self.steps: list[nn.Module] = []
-        with Curves(run, "tune", active=True) as log:
+        with Curves(RunPlace(str(run)), "tune", active=True) as log:
             self.loop = Loop(plan, Group.join(0, use_gpu=False), log)
             self.start = deepcopy(self.loop.model)
             hook = register_optimizer_step_post_hook(lambda *_: self.steps.append(deepcopy(self.loop.model)))
-            self.trained: Trained = self.loop.run(Heartbeat(run, 0, 1))
+            self.trained: Trained = self.loop.run(Heartbeat(RunPlace(str(run)), 0, 1))
             hook.remove()
 
 

@@ -17,6 +17,7 @@ from ftlib.errors import TransientError
 from ftlib.training import heartbeat
 from ftlib.training.group import Group
 from ftlib.training.heartbeat import Heartbeat, lost, signs
+from ftlib.training.run_place import RunPlace
 
 
 def said(run: Path, rank: int, where: str, ago: float, *, gave_up: bool = False) -> None:
@@ -36,7 +37,7 @@ GLOO = "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out 
 
 
 def fail(run: Path, error: Exception, world_size: int = 4) -> None:
-    with Heartbeat(run, 0, world_size) as beat, beat.watching("tune"):
+    with Heartbeat(RunPlace(str(run)), 0, world_size) as beat, beat.watching("tune"):
         beat.at("in step 12 of 90")
         raise error
 
@@ -57,7 +58,7 @@ def test_the_rank_that_fell_silent_is_named_with_its_step(tmp_path: Path) -> Non
     assert "rank 2 was last heard of 612 s ago, in step 11 of 90. Look at that rank's node" in message
     assert "rank 1" not in message
     assert "rank 3" not in message
-    assert [sign.rank for sign in lost(tmp_path)] == [2]
+    assert [sign.rank for sign in lost(RunPlace(str(tmp_path)))] == [2]
 
 
 def test_if_all_are_heard_of_those_that_did_not_give_up_are_named(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_other_errors_pass_as_they_are(tmp_path: Path, error: Exception) -> None
 def test_a_rank_that_is_alone_says_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="gloo"):
         fail(tmp_path, RuntimeError(GLOO), world_size=1)
-    assert signs(tmp_path) == []
+    assert signs(RunPlace(str(tmp_path))) == []
 
 
 def rank(number: int, folder: str) -> None:
@@ -85,7 +86,7 @@ def rank(number: int, folder: str) -> None:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=number, world_size=2, timeout=timedelta(seconds=2))
     group = Group.join(2, use_gpu=False)
-    with Heartbeat(Path(folder), number, 2) as beat:
+    with Heartbeat(RunPlace(folder), number, 2) as beat:
         for step in (1, 2):
             beat.at(f"in step {step} of 9")
             if (step, number) == (2, 1):

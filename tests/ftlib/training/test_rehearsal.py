@@ -21,6 +21,7 @@ from ftlib.training.loop import Loop
 from ftlib.training.memory import MEASURED
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
+from ftlib.training.run_place import RunPlace
 from ftlib.training.worker import outcome, work
 
 ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))
@@ -60,11 +61,11 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def made(plan: Plan) -> Loop:
-    return Loop(plan, ALONE, Curves(Path(plan.run), "tune", active=False))
+    return Loop(plan, ALONE, Curves(RunPlace(plan.run), "tune", active=False))
 
 
 def rehearse(loop: Loop) -> None:
-    rehearsal.rehearse(loop.sized, loop.asking, Path(loop.plan.run))
+    rehearsal.rehearse(loop.sized, loop.asking, RunPlace(loop.plan.run))
 
 
 def test_nothing_of_it_is_left(plan: Plan) -> None:

@@ -2,78 +2,43 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import signal
+import time
+from datetime import timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import pytest
 
-from ftlib.artifacts import Artifact
-from ftlib.fingerprint import Job
+from ftlib.errors import BusyError, StorageError
+from ftlib.progress import emit
+from ftlib.registry.outcome import Refusal
+from ftlib.storage import claims
 from ftlib.storage.node_cache import local_path
 from ftlib.workspace import Workspace
+from tests.ftlib.workspace.kit import FILES, Made, Stage, build, ended, files_in, forked, machine
+
+RECORD = f"work/stages/stage/{Stage().fingerprint}/record.json"
 
 
-class Stage(Job):
-    stage: ClassVar[str] = "stage"
-    version: ClassVar[int] = 1
-
-    name: str = "one"
+def keys(bucket: Any, word: str = "") -> list[str]:
+    return [stored.key for stored in bucket.objects.all() if word in stored.key]
 
 
-class Made(Artifact):
-    said: str
-
-    def digest(self) -> str:
-        return self.said
-
-
-FILES = {"model/weights": b"w" * 1000, "model/same": b"w" * 1000, "nothing": b"", "notes/a/b.txt": b"text"}
-
-
-def build(folder: Path) -> Made:
-    for name, data in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    (folder / "hollow" / "inner").mkdir(parents=True)
-    return Made(said="done")
-
-
-class Machine:
-    """Another machine's work place: a cache and connections of its own."""
-
-    def __init__(self, uri: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.uri, self.cache, self._monkeypatch = uri, cache, monkeypatch
-
-    def __enter__(self) -> Workspace:
-        self._monkeypatch.setenv("REGLAGE_CACHE", str(self.cache))
-        return Workspace(self.uri)
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def machines(bucket, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Machine]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    return [Machine(f"s3://{bucket.name}/work", tmp_path / f"node{i}", monkeypatch) for i in range(2)]
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "artifact.json"
-    }
-
-
-def test_what_one_machine_made_another_finds_and_reads_part_by_part(machines: list[Machine], bucket) -> None:
-    with machines[0] as work:
+class TestOneAfterTheOther:
+    def test_what_one_made_another_finds_and_reads_part_by_part(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        work = machine(place, tmp_path / "a", s3_endpoint)
         assert work.find(Stage(), Made) is None
         made = work.once(Stage(), Made, build)
-        assert made.uri == work.uri(Stage()) == f"{machines[0].uri}/stages/stage/{Stage().fingerprint}"
+        assert made.uri == work.uri(Stage()) == f"{place}/stages/stage/{Stage().fingerprint}"
         assert files_in(made.path) == FILES
         assert made.path == work.folder(Stage())
-    with machines[1] as work:
+        work = machine(place, tmp_path / "b", s3_endpoint)
         found = work.once(Stage(), Made, lambda _: pytest.fail("it is there"))
         assert found == made
         assert files_in(found.local(Path("model"))) == {"weights": FILES["model/weights"], "same": FILES["model/same"]}
@@ -81,14 +46,14 @@ def test_what_one_machine_made_another_finds_and_reads_part_by_part(machines: li
         assert not local_path(f"{found.uri}/adapter").exists()
         assert files_in(found.path) == FILES
         assert (found.path / "hollow" / "inner").is_dir()
-    blobs = [o.key for o in bucket.objects.all() if "/blobs/" in o.key]
-    assert len(blobs) == 3  # the same bytes are stored once
+        assert len(keys(bucket, "/blobs/")) == 3  # the same bytes are stored once
+        assert len(keys(bucket, RECORD)) == 1
+        assert keys(bucket, "/claims/") == keys(bucket, "/leases/") == keys(bucket, "/probes/") == []
 
-
-def test_shared_replaced_and_carried_files(machines: list[Machine], tmp_path: Path) -> None:
-    (model := tmp_path / "model").mkdir()
-    (model / "config.json").write_text("{}")
-    with machines[0] as work:
+    def test_shared_replaced_and_carried_files(self, place: str, s3_endpoint: str, tmp_path: Path) -> None:
+        (model := tmp_path / "model").mkdir()
+        (model / "config.json").write_text("{}")
+        work = machine(place, tmp_path / "a", s3_endpoint)
         for relative, text in (("outcomes/ab.parquet", "table"), ("runs/r/run.json", "first")):
             (work.root / relative).parent.mkdir(parents=True, exist_ok=True)
             (work.root / relative).write_text(text)
@@ -96,7 +61,7 @@ def test_shared_replaced_and_carried_files(machines: list[Machine], tmp_path: Pa
         work.replace("runs/r/run.json")
         carried = work.carry(model)
         assert carried == work.carry(model) == work.carry(local_path(carried))
-    with machines[1] as work:
+        work = machine(place, tmp_path / "b", s3_endpoint)
         assert work.shared("outcomes/ab.parquet").read_text() == "table"
         assert not work.shared("outcomes/other").exists()
         assert work.newest("runs/r/run.json").read_text() == "first"
@@ -104,5 +69,161 @@ def test_shared_replaced_and_carried_files(machines: list[Machine], tmp_path: Pa
         assert files_in(local_path(carried)) == {"config.json": b"{}"}
         work.root.joinpath("runs/r/run.json").write_text("second")
         work.replace("runs/r/run.json")
-    with machines[0] as work:
-        assert work.newest("runs/r/run.json").read_text() == "second"
+        assert machine(place, tmp_path / "a", s3_endpoint).newest("runs/r/run.json").read_text() == "second"
+
+    def test_a_failed_attempt_leaves_nothing_and_a_record_that_is_forgotten_is_made_again(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        work = machine(place, tmp_path / "a", s3_endpoint)
+        with pytest.raises(ZeroDivisionError):
+            work.once(Stage(), Made, lambda _: Made(said=str(1 / 0)))
+        assert keys(bucket) == ["work/place.json"]
+        first = work.once(Stage(), Made, build)
+        making = work.making(Stage())
+        work.forget(Stage())
+        assert not work.has(Stage())
+        other = work.once(Stage(), Made, lambda folder: Made(said=(folder / "other").write_text("x") and "again"))
+        assert (first.said, other.said) == ("done", "again")
+        assert work.making(Stage()) not in (making, None)
+        assert files_in(other.path) == {"other": b"x"}
+
+    def test_a_killed_attempt_of_this_node_goes_on_where_the_stage_can(
+        self, place: str, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        work = machine(place, tmp_path / "a", s3_endpoint)
+
+        def half(folder: Path) -> Made:
+            (folder / "half").write_text("half")
+            raise KeyboardInterrupt
+
+        for resumable in (True, False):
+            with pytest.raises(KeyboardInterrupt):
+                work.once(Stage(name=str(resumable)), Made, half, resumable=True)
+            made = work.once(
+                Stage(name=str(resumable)), Made, lambda f: Made(said=str((f / "half").exists())), resumable=resumable
+            )
+            assert made.said == str(resumable)
+
+    def test_another_kind_of_record_and_a_damaged_one_say_so(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        work = machine(place, tmp_path / "a", s3_endpoint)
+        work.once(Stage(), Made, build)
+        with pytest.raises(StorageError, match=r"record.json is not a Refusal record .* delete it to make it again"):
+            work.find(Stage(), Refusal)
+        bucket.Object(RECORD).put(Body=bucket.Object(RECORD).get()["Body"].read().replace(b"done", b"dome"))
+        with pytest.raises(StorageError, match="has other bytes than were written"):
+            work.once(Stage(), Made, build)
+
+    def test_it_travels_as_where_it_is(self, place: str) -> None:
+        work = Workspace(place)
+        again = pickle.loads(pickle.dumps(work))
+        assert (type(again), str(again), again.root) == (type(work), place, work.root)
+
+
+def test_keys_that_consoles_make_and_files_of_no_bytes_mean_nothing(
+    place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+) -> None:
+    for key in ("work/", "work/stages/", f"work/stages/stage/{Stage().fingerprint}/", "work/claims/", "work/blobs/"):
+        bucket.Object(key).put(Body=b"")
+    work = machine(place, tmp_path / "a", s3_endpoint)
+    assert work.find(Stage(), Made) is None
+    assert not work.has(Stage())
+    assert files_in(work.once(Stage(), Made, build).path) == FILES
+    assert work.names("claims") == []
+
+
+class TestTwoAtOnce:
+    """Two machines, as two processes with caches of their own, ask for the same output."""
+
+    @staticmethod
+    def ask(place: str, cache: Path, endpoint: str, log: Path, seconds: float, blind: bool = False) -> None:
+        if blind:  # neither hears of the other
+            claims.newest = lambda *_: (0, None)  # type: ignore[assignment]
+            claims.create_beat = lambda *_, **__: True  # type: ignore[assignment]
+
+        def slow(folder: Path) -> Made:
+            with log.open("a") as stream:
+                stream.write(f"{cache.name} builds\n")
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                time.sleep(0.02)
+                emit("stage", 1, 2, "steps")
+            (folder / "whose").write_text(cache.name)
+            return build(folder)
+
+        work = machine(place, cache, endpoint)
+        made = work.once(Stage(), Made, slow)
+        with log.open("a") as stream:
+            stream.write(json.dumps({"whose": (made.path / "whose").read_text(), "by": cache.name}) + "\n")
+
+    def both(self, place: str, endpoint: str, tmp_path: Path, **how: Any) -> tuple[list[str], set[str]]:
+        log = tmp_path / "log"
+        children = [
+            forked(lambda name=name: self.ask(place, tmp_path / name, endpoint, log, **how)) for name in ("a", "b")
+        ]
+        assert [ended(child) for child in children] == [0, 0]
+        lines = log.read_text().splitlines()
+        return [line for line in lines if "builds" in line], {
+            json.loads(line)["whose"] for line in lines if "{" in line
+        }
+
+    def test_one_makes_it_and_the_other_waits(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        builds, whose = self.both(place, s3_endpoint, tmp_path, seconds=0.5)
+        assert len(builds) == len(whose) == 1
+        assert len(keys(bucket, RECORD)) == 1
+        assert keys(bucket, "/claims/") == []
+
+    @pytest.mark.slow
+    def test_where_both_make_it_one_record_counts_and_both_go_on_with_it(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        builds, whose = self.both(place, s3_endpoint, tmp_path, seconds=0.3, blind=True)
+        assert len(builds) == 2
+        assert len(whose) == 1
+        assert len(keys(bucket, RECORD)) == 1
+
+    def test_a_dead_holders_claim_is_taken_over_and_one_that_comes_back_loses_harmlessly(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "log"
+        child = forked(lambda: self.ask(place, tmp_path / "a", s3_endpoint, log, seconds=60))
+        while not log.exists():
+            time.sleep(0.02)
+        os.kill(child, signal.SIGSTOP)  # its link is cut, or its machine sleeps
+        self.ask(place, tmp_path / "b", s3_endpoint, log, seconds=0)
+        os.kill(child, signal.SIGCONT)
+        assert ended(child) == 0  # within its minute: it stopped, and took the record that is there
+        lines = log.read_text().splitlines()
+        assert lines[:2] == ["a builds", "b builds"]
+        assert [json.loads(line) for line in lines[2:]] == [{"whose": "b", "by": "b"}, {"whose": "b", "by": "a"}]
+        assert keys(bucket, "/claims/") == []
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("hours", [-1, 1])
+    def test_clocks_an_hour_apart_change_nothing(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path, hours: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log, now, shift = tmp_path / "log", time.time, timedelta(hours=hours).total_seconds()
+        child = forked(lambda: self.ask(place, tmp_path / "a", s3_endpoint, log, seconds=1.5))
+        monkeypatch.setattr(time, "time", lambda: now() + shift)
+        monkeypatch.setattr(time, "gmtime", lambda *_: time.localtime(now() + shift))
+        while not log.exists():
+            time.sleep(0.02)
+        self.ask(place, tmp_path / "b", s3_endpoint, log, seconds=0)
+        assert ended(child) == 0
+        assert log.read_text().count("builds") == 1
+
+    def test_a_name_is_held_by_one_machine(self, place: str, s3_endpoint: str, tmp_path: Path) -> None:
+        def busy() -> None:
+            work = machine(place, tmp_path / "b", s3_endpoint)
+            with pytest.raises(BusyError, match="runs-r is already going on"), work.hold("runs/r", wait=False):
+                pass
+
+        work = machine(place, tmp_path / "a", s3_endpoint)
+        with work.hold("runs/r", wait=False):
+            assert ended(forked(busy)) == 0
+        with work.hold("runs/r", wait=False):
+            pass

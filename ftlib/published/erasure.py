@@ -1,0 +1,478 @@
+"""Clear away every trace that rows have left in a work folder, and keep them from coming back.
+
+Looked for are the rows whose key is asked for, in every snapshot; then, by their ids, all that was made of them. What
+has a trace is deleted whole: a stage's output is content-addressed, and is made again without the row if somebody asks
+for it. Kept are the digests that a version has: its weights may know the row, and only a retraining unlearns it.
+
+The order makes it safe to be killed: the request is written first, and from then on no ingestion takes such a row;
+snapshots go last, since the rest is found by them. Nobody may be in the folder meanwhile: a run that goes on could
+read what is deleted, or write what was just cleared. Run again, it finishes what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ftlib.config import Config
+from ftlib.data.datasets import RawDataset
+from ftlib.data.forgotten import FOLDER, ForgetRequest, digest_of_key, read_requests, write_request
+from ftlib.data.row_keys import row_key
+from ftlib.data.rows import ROW_ID, Value
+from ftlib.data.snapshot import read_column, read_snapshot
+from ftlib.errors import BusyError, RecipeError, StorageError
+from ftlib.published.row_index import contains, packed, read_row_index
+from ftlib.published.row_search import Holding, Holdings, Wanted, find_rows
+from ftlib.registry.reading import RegistryReader
+from ftlib.storage.files import flush_folder, local_errors
+from ftlib.wording import counted, some
+from ftlib.work_collection import CACHED, SHARED, alone_in, discard, size_of
+from ftlib.workspace import RECORD, Workspace, exclusive, read_record, write_durably
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal["snapshot", "rows", "table", "page or log", "cached version", "half-made"]
+_ROWS_BEFORE_RECORD = ("ingest", "preprocess", "quote", "answer", "revise", "score")
+"""Stages whose killed attempts may hold rows in no form that can be searched."""
+_WEIGHTS = frozenset((".safetensors", ".bin", ".pt", ".pth", ".npy", ".distcp", ".lock", ".keys"))
+"""Files that quote no row."""
+_WHOLE = ("champions", "bases", "versions", "plans")
+_ID = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+_QUOTE = 24
+"""Letters in a row of a text by which a page that quotes it is found; a shorter text is found by its row's id alone."""
+_RUN = re.compile(r"[^\W_]+(?: [^\W_]+)*")
+
+
+class Trace(Config):
+    """Something that a row left, and that is deleted whole."""
+
+    path: str
+    """Below the work folder, or below the user's cache."""
+    kind: Kind
+    bytes: int
+
+
+class Erasure(Config):
+    """What there is of the rows, what was deleted, and what could not be."""
+
+    folder: str
+    acted: bool
+    """Whether it was deleted, or only looked for."""
+    keys: int
+    absent: tuple[str, ...]
+    """Keys that no snapshot here has a row of; what was asked for, as it was asked for."""
+    rows: int
+    """Rows that have one of the keys, however many snapshots they are in."""
+    traces: tuple[Trace, ...]
+    in_use: tuple[str, ...] = ()
+    """Processes that are in the folder: nothing was deleted yet."""
+    learnt: tuple[Holding, ...] = ()
+    """Versions that the rows went into."""
+    not_known: tuple[str, ...] = ()
+    """Versions, or registries, that could not be asked, each with the reason."""
+    certificate: str | None = None
+
+    @property
+    def remaining(self) -> list[str]:
+        """Say what is not cleared away here, whatever was deleted."""
+        versions = sorted({holding.version for holding in self.learnt})
+        return [
+            *(f"version {name}: its weights may know the row, and its row index has its digest" for name in versions),
+            *self.not_known,
+            "sources: delete the row there, too; ingestion leaves it out meanwhile",
+            "checkpoints that were trained on it, until `reglage work gc` collects them: they hold no row, but may "
+            "know one",
+            "backups, copies of the folder, exported models, and pages and logs kept elsewhere (Prefect, MLflow)",
+        ]
+
+
+@dataclass
+class _Search:
+    """What a trace is known by."""
+
+    rows: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict[str, set[str]](set))
+    """By the digest of a key, the ids of the rows that have it: 32 hex digits."""
+    quotes: set[bytes] = field(default_factory=set[bytes])
+    """Parts of their texts, each of `_QUOTE` letters."""
+
+    @cached_property
+    def ids(self) -> set[str]:
+        """Return the ids of all the rows; it is asked for once all snapshots are read."""
+        return {row for rows in self.rows.values() for row in rows}
+
+    def holds(self, path: Path) -> bool:
+        """Say whether a file has a trace. One that is gone meanwhile, or can be no table, has none."""
+        if path.suffix in _WEIGHTS:
+            return False
+        try:
+            if path.suffix == ".parquet":
+                return self._in_parquet(path)
+            if path.suffix == ".arrow":
+                return self._in_arrow(path)
+            if path.suffix == ".rows":
+                return bool(self.ids) and bool(self._indexed(path))
+            return self._in_text(path.read_bytes())
+        except FileNotFoundError:
+            return False
+
+    def _in_parquet(self, path: Path) -> bool:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            table = parquet.ParquetFile(path)
+        except pa.ArrowException:
+            return self._in_text(path.read_bytes())
+        name = _id_column(table.schema_arrow)
+        if name is None:
+            return False
+        batches = table.iter_batches(columns=[name], use_threads=False)
+        return any(self._among(batch.column(0).to_pylist()) for batch in batches)
+
+    def _in_arrow(self, path: Path) -> bool:
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as source:
+            try:
+                table = pa.ipc.open_file(source)
+            except pa.ArrowException:
+                return False
+            name = _id_column(table.schema)
+            if name is None:
+                return False
+            return any(
+                self._among(table.get_batch(i).column(name).to_pylist()) for i in range(table.num_record_batches)
+            )
+
+    def _among(self, row_ids: Iterable[Any]) -> bool:
+        return any(str(row_id)[:32] in self.ids for row_id in row_ids)  # a piece's number follows the id
+
+    def _indexed(self, path: Path) -> bool:
+        return bool(path.stat().st_size) and bool(contains(read_row_index(path), packed(sorted(self.ids))).any())
+
+    def _in_text(self, data: bytes) -> bool:
+        if any(match[0].decode() in self.ids for match in _ID.finditer(data)):
+            return True
+        if len(self.quotes) <= 64:
+            return any(quote in data for quote in self.quotes)
+        return any(data[i : i + _QUOTE] in self.quotes for i in range(len(data) - _QUOTE + 1))
+
+    def quote(self, value: Value) -> None:
+        """Take a row's value: runs of letters, which stand in JSON and in HTML as they are."""
+        if isinstance(value, str):
+            runs = [run.encode() for run in _RUN.findall(value) if len(run.encode()) >= _QUOTE and run.isascii()]
+            self.quotes |= {run[:_QUOTE] for run in runs[:4]} | {run[-_QUOTE:] for run in runs[-1:]}
+        elif isinstance(value, dict):
+            for one in value.values():
+                self.quote(one)
+        elif isinstance(value, list):
+            for one in value:
+                self.quote(one)
+
+
+def _id_column(schema: pa.Schema) -> str | None:
+    return next((name for name in (ROW_ID, "row_id") if name in schema.names), None)
+
+
+@dataclass(frozen=True)
+class Eraser:
+    """Forgets the rows of some keys in a work folder; `dataset` says whose keys they are, else every dataset's."""
+
+    root: Path
+    keys: tuple[str, ...]
+    dataset: str | None = None
+    by: str = "somebody"
+    cache: Path | None = None
+    """The user's cache of pulled versions, which may quote rows, too."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def erase(
+        self, registries: Sequence[RegistryReader] = (), *, delete: bool = False, not_known: Sequence[str] = ()
+    ) -> Erasure:
+        """Look for traces and, with `delete`, clear them away; without it nothing is written.
+
+        `registries` are asked which versions the rows went into. Raises StorageError if there is no such folder,
+        RecipeError for what is no key or a dataset whose rows have none, BusyError if another process forgets.
+        """
+        if not (self.root / "stages").is_dir():
+            raise StorageError(f"{self.root} is no work folder: it has no stages/; give the one that runs were given")
+        digests = self._digests()
+        if not delete:
+            return self._look(digests, registries, not_known)[0]
+        with exclusive(self.root / FOLDER / "forget.lock", wait=False):
+            found, search = self._look(digests, registries, not_known)
+            request = ForgetRequest(
+                keys={key: tuple(sorted(search.rows.get(key, ()))) for key in sorted(digests)}, dataset=self.dataset,
+                at=self.clock().isoformat(timespec="seconds"), by=self.by,
+            )  # fmt: skip
+            write_request(Workspace(self.root), request)
+            with local_errors(self.root), alone_in(self.root) as users:
+                if users:
+                    return found.model_copy(update={"in_use": users})
+                # Who was in the folder while we looked may have written since, and nobody can any more.
+                again, _ = self._look(digests, registries, not_known)
+                self._clear(again.traces)
+            return self._certify(again.model_copy(update={"acted": True, "absent": found.absent}), request)
+
+    def _digests(self) -> dict[str, str]:
+        digests: dict[str, str] = {}
+        for key in self.keys:
+            if (one := digest_of_key(key)) is None:
+                raise RecipeError(f"{key!r} is no key: allowed are texts and whole numbers; give a row's own key")
+            digests[one] = key
+        if not digests:
+            raise RecipeError("no key to forget: give --key VALUE, or --keys FILE with one a line")
+        return digests
+
+    def _look(
+        self, digests: Mapping[str, str], registries: Sequence[RegistryReader], not_known: Sequence[str]
+    ) -> tuple[Erasure, _Search]:
+        """Return all that is there of the rows, in the order in which it is deleted."""
+        search = _Search()
+        asked = digests.keys()
+        earlier = [one for one in read_requests(Workspace(self.root)) if self._meant(one.dataset)]
+        for one in earlier:
+            for key in asked & one.keys.keys():
+                search.rows[key] |= {*one.keys[key]}
+        with local_errors(self.root):
+            texts = {str(row_key(key)): one for one, key in digests.items()}
+            seen, snapshots = self._snapshots(texts, search)
+            traces = [*self._below_runs(search), *self._shared(search), *self._cached(search)]
+            outputs = [*self._outputs(search)]
+            known = {trace.path for trace in traces}
+            traces += [page for page in self._pages_of([*outputs, *snapshots]) if page.path not in known]
+        known_keys = seen | {key for one in earlier for key in one.keys}
+        learnt, unasked = self._learnt(registries, digests)
+        ordered = {trace.path: trace for trace in (*traces, *outputs, *snapshots)}
+        erasure = Erasure(
+            folder=str(self.root), acted=False, keys=len(digests), rows=len(search.ids), traces=tuple(ordered.values()),
+            absent=tuple(sorted(digests[one] for one in asked - known_keys)),
+            learnt=learnt, not_known=(*not_known, *unasked),
+        )  # fmt: skip
+        return erasure, search
+
+    def _meant(self, dataset: str | None) -> bool:
+        return self.dataset is None or dataset is None or dataset == self.dataset
+
+    def _snapshots(self, asked: Mapping[str, str], search: _Search) -> tuple[set[str], list[Trace]]:
+        """Read every snapshot's keys; return which keys there are, and the snapshots with such a row."""
+        seen: set[str] = set()
+        traces: list[Trace] = []
+        keyed, named = self._key_columns()
+        for folder, columns in keyed.items():
+            rows = _rows_with(folder, columns, asked)
+            hits = rows.keys() | _quarantined(folder, {*asked.values()})
+            seen |= hits
+            if hits:
+                traces.append(self._trace(folder, "snapshot"))
+            for key, of_key in rows.items():
+                search.rows[key] |= of_key
+            if ids := {row for of_key in rows.values() for row in of_key}:
+                for row_id, values in read_snapshot(folder / "rows.parquet"):
+                    if row_id in ids:
+                        search.quote([*values.values()])
+        if self.dataset is not None:
+            self._check_dataset(named, unkeyed=not any(keyed.values()))
+        return seen, traces
+
+    def _key_columns(self) -> tuple[dict[Path, set[str]], set[str]]:
+        """Return the snapshots that are meant, with the columns that may have their keys; and all datasets' names."""
+        noted, named = self._noted()
+        everywhere = {column for columns in noted.values() for column in columns.values() if column}
+        keyed: dict[Path, set[str]] = {}
+        for folder in self._folders("ingest"):
+            if (raw := read_record(folder, RawDataset)) is None:
+                continue
+            of_runs = noted.get(folder.name, {})
+            names = {raw.name, *of_runs} - {""}
+            if self.dataset is None or not names or self.dataset in names:
+                keys = {raw.key, *of_runs.values()} if names else everywhere
+                keyed[folder] = {key for key in keys if key is not None and key in raw.columns}
+        return keyed, named
+
+    def _check_dataset(self, named: set[str], *, unkeyed: bool) -> None:
+        if unkeyed and self.dataset in named:
+            raise RecipeError(
+                f"--dataset: the rows of {self.dataset!r} have no key, so none can be asked for; give the dataset a "
+                "`key`, and run its recipe again"
+            )
+        if self.dataset not in named:
+            raise RecipeError(
+                f"--dataset: no run here used a dataset {self.dataset!r}; there are {some(sorted(named)) or 'none'}"
+            )
+
+    def _noted(self) -> tuple[dict[str, dict[str, str | None]], set[str]]:
+        """Return what recipes of runs say of snapshots: each output's datasets with their key columns; and all names.
+
+        Records of snapshots say so themselves; those of before did not.
+        """
+        noted: dict[str, dict[str, str | None]] = {}
+        named: set[str] = set()
+        for path in (self.root / "runs").glob("*/*.json"):
+            record = _json(path)
+            evidence = cast("dict[str, Any]", record.get("evidence") or record)
+            datasets = cast("dict[str, Any]", (evidence.get("recipe") or {}).get("datasets") or {})
+            named |= {*datasets}
+            for name, raw in cast("dict[str, Any]", evidence.get("raw") or {}).items():
+                noted.setdefault(str(raw.get("fingerprint")), {})[name] = (datasets.get(name) or {}).get("key")
+        for folder in self._folders("ingest"):
+            named.add(str(_json(folder / RECORD).get("name") or ""))
+        return noted, named - {""}
+
+    def _folders(self, stage: str = "*") -> Iterator[Path]:
+        for folder in sorted((self.root / "stages").glob(f"{stage}/*")):
+            if folder.is_dir() and not folder.suffix:
+                yield folder
+
+    def _outputs(self, search: _Search) -> Iterator[Trace]:
+        """Yield the stages' outputs with a trace, but for snapshots, and attempts that may hold one."""
+        for folder in self._folders():
+            if folder.parent.name != "ingest" and any(map(search.holds, _files(folder))):
+                yield self._trace(folder, "rows")
+        for stage in _ROWS_BEFORE_RECORD:
+            for folder in sorted((self.root / "stages" / stage).glob("*.work")):
+                yield self._trace(folder, "half-made")
+
+    def _below_runs(self, search: _Search) -> Iterator[Trace]:
+        for path in _files(self.root / "runs"):
+            if path.suffix != ".lock" and search.holds(path):
+                yield self._trace(path, "page or log")
+        for name in ("listings", "pins"):
+            for path in _files(self.root / name):
+                if search.holds(path):
+                    yield self._trace(path, "page or log")
+
+    def _shared(self, search: _Search) -> Iterator[Trace]:
+        for name in SHARED:
+            for path in sorted((self.root / name).glob("*")) if name in _WHOLE else _files(self.root / name):
+                whole = name in _WHOLE
+                if any(map(search.holds, _files(path) if path.is_dir() else [path])):
+                    yield self._trace(path, "cached version" if whole else "table")
+
+    def _cached(self, search: _Search) -> Iterator[Trace]:
+        if self.cache is None:
+            return
+        for path in sorted(path for name in CACHED for path in (self.cache / name).glob("*")):
+            if any(map(search.holds, _files(path) if path.is_dir() else [path])):
+                yield Trace(path=str(path), kind="cached version", bytes=size_of([path]))
+
+    def _pages_of(self, gone: Sequence[Trace]) -> Iterator[Trace]:
+        """Yield the pages of runs that used what goes: they may quote a row in a form that no search finds."""
+        keys = {Path(trace.path).name for trace in gone if trace.kind in ("snapshot", "rows")}
+        for folder in sorted(path for path in (self.root / "runs").glob("*") if path.is_dir()):
+            record, pages = _json(folder / "run.json"), list[Path]()
+            for one in (record, _json(folder / "retrain.json"), *map(_json, (folder / "history").glob("*.json"))):
+                steps = cast("list[dict[str, str]]", one.get("steps") or [])
+                used = {str(step.get("fingerprint")) for step in steps}
+                if used & keys:
+                    pages += [folder / "report.html", folder / "live.html"]
+                    pages += [
+                        self.root / "stages" / step["stage"] / step["fingerprint"]
+                        for step in steps
+                        if step.get("stage") == "report"
+                    ]
+            yield from (self._trace(path, "page or log") for path in dict.fromkeys(pages) if path.exists())
+
+    def _learnt(
+        self, registries: Sequence[RegistryReader], digests: Mapping[str, str]
+    ) -> tuple[tuple[Holding, ...], list[str]]:
+        """Ask registries, by the keys as they were given; return what they know, and what they do not."""
+        wanted = [Wanted(by="key", value=key) for key in digests.values()]
+        learnt: list[Holding] = []
+        unknown: list[str] = []
+        for registry in registries:
+            holdings: Holdings = find_rows(registry, wanted)
+            learnt += [one for one in holdings.found if self.dataset in (None, one.dataset)]
+            for names, why in (
+                (holdings.without_index, "without an index of rows"), (holdings.without_keys, "of rows without keys"),
+            ):  # fmt: skip
+                if names:
+                    unknown.append(f"not known of versions {why}: {', '.join(names)}")
+        return tuple(learnt), unknown
+
+    def _trace(self, path: Path, kind: Kind) -> Trace:
+        return Trace(path=path.relative_to(self.root).as_posix(), kind=kind, bytes=size_of([path]))
+
+    def _clear(self, traces: Iterable[Trace]) -> None:
+        """Delete, each whole; a stage's record first, so that what is half deleted counts as absent."""
+        for trace in traces:
+            path = self.root / trace.path  # an absolute path, of the cache, stays what it is
+            if trace.path.startswith("stages/"):
+                (path / RECORD).unlink(missing_ok=True)
+                if path.is_dir():
+                    flush_folder(path)
+                    shutil.rmtree(path)
+            elif path.exists():
+                discard(path)
+
+    def _certify(self, erasure: Erasure, request: ForgetRequest) -> Erasure:
+        """Write what was cleared, when, by whom, and what could not be. It names no key, only its digest."""
+        at = self.clock()
+        path = self.root / FOLDER / "certificates" / f"{at:%Y%m%dT%H%M%S%f}-{request.name}"
+        certified = erasure.model_copy(update={"certificate": str(path), "absent": ()})
+        record = {
+            "at": at.isoformat(timespec="seconds"),
+            "by": self.by,
+            "keys": list(request.keys),
+            "keys_are": "blake2b of the key, keyed with 'reglage forget', 16 bytes",
+            "dataset": self.dataset,
+            "keys_without_a_row_here": len(erasure.absent),
+            "rows": erasure.rows,
+            "cleared": [trace.model_dump(mode="json") for trace in erasure.traces],
+            "learnt_by": sorted({one.version for one in erasure.learnt}),
+            "not_cleared": certified.remaining,
+        }
+        write_durably(path, json.dumps(record, indent=1).encode())
+        return erasure.model_copy(update={"certificate": str(path)})
+
+
+def check_done(erasure: Erasure) -> None:
+    """Raise BusyError if others kept an erasure from being done."""
+    if erasure.in_use:
+        who = some(list(erasure.in_use))
+        raise BusyError(
+            f"{erasure.folder} is in use by {who}: the keys are on its list, and no new ingestion takes their rows, "
+            f"but {counted(len(erasure.traces), 'trace')} stay; run it again when that has ended"
+        )
+
+
+def _rows_with(folder: Path, columns: Iterable[str], asked: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the ids of a snapshot's rows with one of the keys, which are given by text, by the key's digest."""
+    rows = defaultdict[str, set[str]](set)
+    for column in sorted(columns):
+        for row_id, value in read_column(folder / "rows.parquet", column):
+            if (key := row_key(value)) in asked:
+                rows[asked[str(key)]].add(row_id)
+    return rows
+
+
+def _quarantined(folder: Path, asked: set[str]) -> set[str]:
+    """Return the keys of which a row is in quarantine, where their keys were noted."""
+    path = folder / "quarantine.jsonl"
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return {key for line in lines if (key := str(json.loads(line).get("key_digest"))) in asked}
+    except (FileNotFoundError, ValueError):
+        return set()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    yield from (one for one in sorted(path.rglob("*")) if one.is_file())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a record; an empty one where there is none, or none that can be read."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", record) if isinstance(record, dict) else {}
