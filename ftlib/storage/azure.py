@@ -92,7 +92,7 @@ class AzureBucket(CloudBucket):
                 # the SDK's own time-outs begin with the first byte of an answer
                 return await asyncio.wait_for(request(filesystem.service_client, options), 10 + options["read_timeout"])
 
-            return sync(filesystem.loop, asked)
+            return cast(T, sync(filesystem.loop, asked))
 
         return self.retry(what, send)
 
@@ -210,7 +210,7 @@ class AzureBucket(CloudBucket):
         return error
 
 
-def account(root: str, host: str) -> dict[str, str]:
+def account(root: str, host: str) -> dict[str, Any]:
     """Return what a place says of its account. Raises StorageError if it says nothing and the environment neither.
 
     adlfs would take the environment's connection string for a place that names another account.

@@ -232,7 +232,6 @@ class TestNothingIsRight:
     ) -> None:
         monkeypatch.setitem(sys.modules, package, None)
         monkeypatch.setitem(sys.modules, f"{package}.core", None)
-        monkeypatch.delitem(sys.modules, "ftlib.storage.gcs_filesystem", raising=False)
         for call in (lambda: open_store(Place.parse(uri)).read("a"), lambda: filesystem_of(Place.parse(uri))):
             with pytest.raises(StorageError, match=rf"needs the package {package}.*reglage\[{extra}\]"):
                 call()
