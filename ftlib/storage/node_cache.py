@@ -257,7 +257,7 @@ class NodeView:
                 self._get(file, blob)
             except IntegrityError as error:
                 raise StorageError(
-                    f"{str(error).partition(':')[0]}: {key} of {self.store.uri} needs it; put the object back, or "
+                    f"{str(error).partition(';')[0]}: {key} of {self.store.uri} needs it; put the object back, or "
                     f"delete {self.store.uri}/{record_path(key)}, and the next run makes it again"
                 ) from error
             blob.chmod(0o444)
