@@ -116,8 +116,8 @@ class Compute(Identified):
             )
         if self.is_elastic and self.replicas > 1:
             raise ValueError(
-                f"workers: {self.workers} workers do not always make {self.replicas} copies of as many shards each; give "
-                "one number of workers, or leave replicas at 1"
+                f"workers: {self.workers} workers do not always make {self.replicas} copies of as many shards each; "
+                "give one number of workers, or leave replicas at 1"
             )
         if max(1, self.most_workers) % self.replicas:
             raise ValueError(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -386,26 +387,42 @@ def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1)]
     ray.init(cluster.address, log_to_driver=False)
-    worlds: list[tuple[int, int]] = []  # when it began again, and of how many workers it said to be
+    steps, restarts, enough = [0], list[int](), threading.Event()
 
     def hear(sign: Progress) -> None:
-        if sign.unit == curves.STEPS and sign.done > 40 and nodes and not worlds:
-            worlds.append((sign.done, 2))
-            cluster.remove_node(nodes.pop())
+        if sign.unit == curves.STEPS:
+            steps.append(sign.done)
         if sign.unit == curves.RESTART:
-            worlds.append((sign.done, len(worlds)))
-            if len(worlds) == 2:
-                cluster.add_node(num_cpus=1)
-        if sign.unit == curves.STEPS and len(worlds) > 2 and sign.done > worlds[-1][0] + 40:
+            restarts.append(sign.done)
+        if enough.is_set():
             raise Interrupted("enough")
 
+    def until(came: Callable[[], bool]) -> None:
+        ends = time.monotonic() + 120
+        while not came() and time.monotonic() < ends:
+            time.sleep(0.1)
+        assert came()
+
+    def disturb() -> None:
+        try:
+            until(lambda: steps[-1] > 40)
+            cluster.remove_node(nodes.pop())
+            until(lambda: len(restarts) == 1)
+            nodes.append(cluster.add_node(num_cpus=1))
+            until(lambda: len(restarts) == 2 and steps[-1] > restarts[1] + 40)
+        finally:
+            enough.set()
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
     try:
         with listen(hear), pytest.raises(Interrupted):
             train(asked, Workspace(work))
     finally:
+        disturbing.join()
         ray.shutdown()
         cluster.shutdown()
-    assert len(worlds) > 2
+    assert len(restarts) == 2
     seen = curves._Reader(RunPlace(f"{work}/attempts/{job.fingerprint}"))  # pyright: ignore[reportPrivateUsage]
     seen.look()
     last = int(seen.records[-1]["step"])
