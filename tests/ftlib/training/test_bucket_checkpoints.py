@@ -23,7 +23,7 @@ from ftlib.errors import IntegrityError, Interrupted, StorageError
 from ftlib.progress import Progress, listen
 from ftlib.stages.train import train
 from ftlib.storage import S3Store
-from ftlib.training import bucket_checkpoints, curves
+from ftlib.training import bucket_checkpoints, curves, worker
 from ftlib.training.bucket_checkpoints import BucketCheckpoints, step_saved
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
@@ -31,6 +31,7 @@ from ftlib.training.curves import Curves
 from ftlib.training.group import Group, unwrap
 from ftlib.training.heartbeat import Heartbeat, signs
 from ftlib.training.phase import Phase
+from ftlib.training.plan import Part, Plan
 from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
@@ -403,25 +404,29 @@ def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
             time.sleep(0.1)
         assert came()
 
-    def disturb() -> None:
-        try:
-            until(lambda: steps[-1] > 40)
-            cluster.remove_node(nodes.pop())
-            until(lambda: len(restarts) == 1)
-            nodes.append(cluster.add_node(num_cpus=1))
-            until(lambda: len(restarts) == 2 and steps[-1] > restarts[1] + 40)
-        finally:
-            enough.set()
+    ended: list[BaseException] = []
 
-    disturbing = threading.Thread(target=disturb)
-    disturbing.start()
+    def training() -> None:  # nodes are added in the main thread alone
+        try:
+            with listen(hear):
+                train(asked, Workspace(work))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=training)
+    thread.start()
     try:
-        with listen(hear), pytest.raises(Interrupted):
-            train(asked, Workspace(work))
+        until(lambda: steps[-1] > 40)
+        cluster.remove_node(nodes.pop())
+        until(lambda: len(restarts) == 1)
+        nodes.append(cluster.add_node(num_cpus=1))
+        until(lambda: len(restarts) == 2 and steps[-1] > restarts[1] + 40)
     finally:
-        disturbing.join()
+        enough.set()
+        thread.join()
         ray.shutdown()
         cluster.shutdown()
+    assert [type(error) for error in ended] == [Interrupted]
     assert len(restarts) == 2
     seen = curves._Reader(RunPlace(f"{work}/attempts/{job.fingerprint}"))  # pyright: ignore[reportPrivateUsage]
     seen.look()
@@ -432,3 +437,67 @@ def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
     losses_of = [{int(r["step"]): r["loss"] for r in records if "loss" in r} for records in (seen.records, one)]
     assert [*losses_of[0]] == [*range(1, last + 1)]
     assert losses_of[0] == pytest.approx({n: losses_of[1][n] for n in range(1, last + 1)}, rel=1e-4)
+
+
+def train_on_nodes(group: Group, plan: str, run: str, folder: Path) -> None:
+    """Train a plan at a place; with a file `die` there, the first rank dies at step 12 and takes the others with it."""
+    torch.set_num_threads(1)
+    dying = (folder / "die").exists()
+
+    def die(sign: Progress) -> None:
+        if dying and sign.unit == curves.STEPS and sign.done >= 12 and step_saved(RunPlace(run)) > 4:
+            os._exit(9)
+
+    asked = Plan.model_validate_json(Path(plan).read_text())
+    compute = asked.compute.model_copy(update={"workers": group.world_size})
+    with listen(die):
+        worker.work(asked.model_copy(update={"run": run, "compute": compute}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharding", "then"), [("ddp", 2), ("fsdp", 2), ("fsdp", 3)])
+def test_killed_ranks_go_on_from_the_bucket_and_end_with_the_same_weights(
+    work: str, bucket: Any, tmp_path: Path, sharding: str, then: int
+) -> None:
+    job = make_job(tmp_path, ema_decay=0.9, sharding=sharding)
+    plan = Plan(
+        fingerprint=job.fingerprint,
+        start=job.start,
+        parts=(Part(name="d", folder=job.parts[0].uri),),
+        run="",
+        kind="labeled",
+        labels=job.start.labels,
+        phase=job.phase.model_copy(update={"dropout": 0.0}),
+        precision="fp32",
+        seed=3,
+        compute=job.compute,
+    )
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    folder, there = str(tmp_path / "in-a-folder"), f"{work}/attempts/{job.fingerprint}"
+    on_nodes(2, train_on_nodes, str(file), folder, tmp_path)
+    whole = worker.outcome(plan.model_copy(update={"run": folder}))
+    (tmp_path / "die").touch()
+    with pytest.raises(mp.ProcessExitedException):
+        on_nodes(2, train_on_nodes, str(file), there, tmp_path)
+    (tmp_path / "die").unlink()
+    for node in tmp_path.glob("node-*"):
+        shutil.rmtree(node)  # these are other nodes
+    for meeting in tmp_path.glob("meeting-*"):
+        meeting.unlink()
+    on_nodes(then, train_on_nodes, str(file), there, tmp_path)
+    came = tmp_path / "came"
+    resumed = worker.outcome(plan.model_copy(update={"run": there}), came)
+    assert int(resumed["resumed_from_step"]) > 4
+    assert resumed["steps"] == whole["steps"]
+    one, other = (load_file(Path(at, "model", "model.safetensors")) for at in (folder, came))
+    assert one.keys() == other.keys()
+    for name in one:
+        if then == 2:
+            assert torch.equal(one[name], other[name]), name
+        else:  # the order of sums is another one
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+    own = {file.relative_to(folder).as_posix() for file in Path(folder, "model").rglob("*")}
+    assert own == {file.relative_to(came).as_posix() for file in (came / "model").rglob("*")}
+    nodes = [*tmp_path.glob(f"node-*-of-{then}")]
+    assert len([node for node in nodes if [*node.rglob("model.safetensors")]]) == 1  # on the first rank's disk
