@@ -110,6 +110,7 @@ class Compute(Identified):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Compute:
+        """Refuse settings that no layout of workers can have together."""
         if self.replicas > 1 and self.sharding != "fsdp":
             raise ValueError(
                 f"replicas: {self.replicas} copies of a model in shards, but sharding is ddp; set it to fsdp"
