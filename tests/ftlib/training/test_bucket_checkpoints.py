@@ -500,4 +500,5 @@ def test_killed_ranks_go_on_from_the_bucket_and_end_with_the_same_weights(
     own = {file.relative_to(folder).as_posix() for file in Path(folder, "model").rglob("*")}
     assert own == {file.relative_to(came).as_posix() for file in (came / "model").rglob("*")}
     nodes = [*tmp_path.glob(f"node-*-of-{then}")]
-    assert len([node for node in nodes if [*node.rglob("model.safetensors")]]) == 1  # on the first rank's disk
+    assert not [file for node in nodes for file in node.rglob("*.safetensors")]  # but for what a cache has by digest
+    assert len([node for node in nodes if [*node.glob("blobs/*/*")]]) == 1  # on the first rank's disk
