@@ -193,7 +193,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    files, forgotten = pinned(recipe, work), read_requests(work.root)
+    files, forgotten = pinned(recipe, work), read_requests(work)
     given = Inputs(model, files, companions=companions, onto=found_onto(recipe, work), forgotten=forgotten)
     walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))

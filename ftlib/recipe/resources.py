@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
-    """Return what a recipe's training and measuring ask of Ray; what runs in this process is not among it."""
+    """Return what a recipe's training, measuring and preparing of rows ask of Ray; what runs in this process is not among it."""
     compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
     asked: list[Wanted] = []
     if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
@@ -40,6 +40,8 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
+    if compute.prepares_on_ray:
+        asked.append(Wanted("data_workers", compute.data_workers, 1, 0, compute.data_worker_memory_mb << 20))
     return tuple(asked)
 
 
@@ -94,6 +96,11 @@ def _check_machine(recipe: Recipe) -> None:
             raise RecipeError(
                 f"{group}, but this machine has {counted(cores, 'CPU')}; lower compute.{group.field} or "
                 "compute.threads, or name a cluster in compute.ray_address"
+            )
+        if group.memory * group.workers > (memory := of_machine()):
+            raise RecipeError(
+                f"{group}, but this machine has {in_bytes(memory)}; lower compute.{group.field} or "
+                "compute.data_worker_memory_mb, or name a cluster in compute.ray_address"
             )
 
 

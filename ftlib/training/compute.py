@@ -70,7 +70,7 @@ class Compute(Identified):
     evaluation_memory_mb: int = Field(default=256, ge=0)
     """What each process that evaluates may keep of what its candidates have in common; numbers do not depend on it."""
     data_workers: int = Field(default=0, ge=0)
-    """Ray workers that read, clean, compare and tokenise rows, with the same result for any number; 0 is this process."""
+    """Ray workers that read, clean, compare and tokenise rows, with the same result for any number; 0: this process."""
     data_worker_memory_mb: int = Field(default=1024, ge=512)
     """What each of them may hold in memory, the program itself included: rows are cut into blocks by it."""
     threads: int | None = Field(default=None, gt=0)
@@ -131,6 +131,11 @@ class Compute(Identified):
                 + ("use_gpu is false; remove it" if not self.use_gpu else "sharding is ddp; set it to fsdp")
             )
         return self
+
+    @property
+    def prepares_on_ray(self) -> bool:
+        """Say whether rows are read and prepared on Ray workers."""
+        return self.data_workers > 0
 
     @property
     def is_elastic(self) -> bool:
