@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
 import torch
@@ -262,8 +263,7 @@ WORK = Callable[[Group, str, str, Path], None]
 def rank(number: int, of: int, work: WORK, sharding: str, place: str, folder: str, environment: dict[str, str]) -> None:
     torch.set_num_threads(1)
     os.environ.update(environment, GLOO_SOCKET_IFNAME="lo", REGLAGE_CACHE=f"{folder}/node-{number}-of-{of}")
-    meeting = f"{folder}/meeting-{of}-{work.__name__}"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=of)
+    dist.init_process_group("gloo", init_method=f"file://{environment['MEETING']}", rank=number, world_size=of)
     group = Group(rank=number, world_size=of, device=torch.device("cpu"), one_disk=False)
     work(group, sharding, place, Path(folder))
     dist.barrier()
@@ -271,7 +271,8 @@ def rank(number: int, of: int, work: WORK, sharding: str, place: str, folder: st
 
 
 def on_nodes(of: int, work: WORK, sharding: str, place: str, folder: Path) -> None:
-    environment = {name: os.environ[name] for name in KEYS}
+    # A dead group's meeting would be read again.
+    environment = {**{name: os.environ[name] for name in KEYS}, "MEETING": str(folder / f"meeting-{uuid4().hex}")}
     args = (of, work, sharding, place, str(folder), environment)
     mp.spawn(rank, args=args, nprocs=of)  # type: ignore[no-untyped-call]
 
@@ -483,8 +484,6 @@ def test_killed_ranks_go_on_from_the_bucket_and_end_with_the_same_weights(
     (tmp_path / "die").unlink()
     for node in tmp_path.glob("node-*"):
         shutil.rmtree(node)  # these are other nodes
-    for meeting in tmp_path.glob("meeting-*"):
-        meeting.unlink()
     on_nodes(then, train_on_nodes, str(file), there, tmp_path)
     came = tmp_path / "came"
     resumed = worker.outcome(plan.model_copy(update={"run": there}), came)
