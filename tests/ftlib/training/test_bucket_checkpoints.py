@@ -102,7 +102,10 @@ def test_two_are_kept_and_another_node_reads_the_newest(
     assert not list((tmp_path / "another").rglob("*.safetensors"))  # ranges that were read are not kept
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "flipped", "manifest", "description"])
+@pytest.mark.parametrize(
+    "harm",
+    ["gone", "flipped", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cut", "manifest", "description"))],
+)
 def test_what_is_damaged_is_never_loaded(
     place: str, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
