@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ftlib.errors import IntegrityError, Interrupted, StorageError
 from ftlib.progress import Progress, listen
+from ftlib.stages.fisher import FisherJob, fisher
 from ftlib.stages.train import train
 from ftlib.storage import S3Store
 from ftlib.training import bucket_checkpoints, curves, worker
@@ -504,3 +505,27 @@ def test_killed_ranks_go_on_from_the_bucket_and_end_with_the_same_weights(
     nodes = [*tmp_path.glob(f"node-*-of-{then}")]
     assert not [file for node in nodes for file in node.rglob("*.safetensors")]  # but for what a cache has by digest
     assert len([node for node in nodes if [*node.glob("blobs/*/*")]]) == 1  # on the first rank's disk
+
+
+@pytest.mark.slow
+def test_fisher_adapters_and_snapshots_come_back_whole(work: str, bucket: Any, tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job = job.model_copy(update={"start": job.start.model_copy(update={"fresh_head": False})})
+    measuring = FisherJob(
+        start=job.start, data=job.parts, names=("d",), rows=8, seed=0, compute=Compute(workers=0, threads=1)
+    )
+    lora = {**job.phase.model_dump(), "tuning": {"kind": "lora", "rank": 2, "keep": "adapter"}}
+    ewc = {**job.phase.model_dump(), "penalty": {"kind": "ewc", "datasets": ["d"], "rows": 8}}
+    asked = [
+        job.model_copy(update={"phase": Phase.model_validate({**lora, "snapshots": {"steps": [6]}})}),
+        job.model_copy(update={"phase": Phase.model_validate({**ewc, "early_stopping": None})}),
+    ]
+    made: list[list[object]] = []
+    for place in (Workspace(tmp_path / "folder"), Workspace(work)):
+        fisher_information = fisher(measuring, place)
+        adapter = train(asked[0], place)
+        held = train(asked[1].model_copy(update={"fisher": fisher_information}), place)
+        assert adapter.form == "adapter"
+        made.append([fisher_information.content, adapter.weights, held.weights, *adapter.snapshots])
+    assert made[0] == made[1]
+    assert keys(bucket) == []
