@@ -59,9 +59,8 @@ class RayData:
         """
         if not items:
             return
-        calls = ray.data.from_items(
-            [{"call": cloudpickle.dumps(item)} for item in items], override_num_blocks=len(items)
-        )
+        packed = [{"call": cloudpickle.dumps(item)} for item in items]
+        calls = ray.data.from_items(packed, override_num_blocks=len(items))
         _set_limits(calls.context, self.workers)
         answers = calls.map(
             _Call(cloudpickle.dumps(function), self._compute.max_failures),

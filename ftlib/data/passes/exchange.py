@@ -22,6 +22,10 @@ class Dealt(NamedTuple):
     ends: tuple[int, ...]
     """Where each part ends, in bytes."""
 
+    def span(self, part: int) -> tuple[int, int]:
+        """Return where a part begins and ends."""
+        return (self.ends[part - 1] if part else 0), self.ends[part]
+
 
 class Exchange:
     """A folder of such files."""
@@ -70,10 +74,10 @@ class Exchange:
 
     def part_bytes(self, dealt: Dealt, part: int) -> bytes:
         """Return the bytes of a part."""
-        start = dealt.ends[part - 1] if part else 0
+        start, stop = dealt.span(part)
         with self.path(dealt.name).open("rb") as stream:
             stream.seek(start)
-            return stream.read(dealt.ends[part] - start)
+            return stream.read(stop - start)
 
     def part(self, dealt: Dealt, part: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
         """Return the records of a part."""
