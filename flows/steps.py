@@ -148,7 +148,7 @@ def inputs(
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
     files = pinned(r, work) if files is None else files
-    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work.root))
+    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work))
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -257,7 +257,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
-        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
+        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.most_workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
     carries = carried or not r.publish.fisher
     if not (data and checkpoints and swept and selection and final and carries and all(kept)):

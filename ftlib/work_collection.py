@@ -25,11 +25,12 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from ftlib.config import Config
-from ftlib.errors import StorageError
+from ftlib.errors import RecipeError, StorageError
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.workspace import RECORD, gate_of, is_named, users_in
 
@@ -44,6 +45,8 @@ CLOCKS_DIFFER = 60.0
 _NAMED = re.compile(r"stages/([a-z_]+)/([0-9a-f]{16})(?![0-9a-f])")
 _FINGERPRINT = re.compile(r'"fingerprint":\s*"([0-9a-f]{16})"')
 _SHARED = re.compile(r"(?:outcomes|divergences)/[\w./=+-]+|(?:champions|bases|versions|plans)/[\w.+-]+")
+_NOW = ("a run that goes on, or waits", "whoever used it a short while ago")
+"""Who needs an output today, whatever its retention."""
 _GONE = ".gone"
 """Behind the name of a folder that is being deleted."""
 CACHED = ("versions", "folders")
@@ -54,13 +57,69 @@ _WHOLE = ("champions", "bases", "versions", "plans")
 """Of these the folders' members are whole folders; of the others every file counts alone."""
 
 
+class Retention(Config):
+    """How many days what rows say is kept at most, whoever needs it; null: as long as somebody does.
+
+    Days count from when it was made. What goes is made again from the source if somebody asks for it; the digests that
+    a version has of it stay. What was used within the hour, or by a process that goes on, waits for the next time.
+    """
+
+    snapshots: float | None = Field(default=None, ge=0.0)
+    """Rows as they were ingested."""
+    prepared: float | None = Field(default=None, ge=0.0)
+    """Rows as models read them, and what models wrote behind them."""
+    quarantine: float | None = Field(default=None, ge=0.0)
+    """Where bad rows were, and why."""
+    outcomes: float | None = Field(default=None, ge=0.0)
+    """What models answered, row by row."""
+    logs: float | None = Field(default=None, ge=0.0)
+    """Logs of runs, and pages, which quote rows."""
+
+    @classmethod
+    def parse(cls, words: Iterable[str]) -> Self:
+        """Read `snapshots=30`, for each kind of data once. Raises RecipeError for anything else."""
+        days: dict[str, str] = {}
+        for word in words:
+            kind, _, number = word.partition("=")
+            if kind not in cls.model_fields or kind in days:
+                twice = " is given twice" if kind in days else ""
+                raise RecipeError(
+                    f"retention: got {word!r}{twice}, allowed are KIND=DAYS, each kind once: "
+                    f"{', '.join(cls.model_fields)}"
+                )
+            days[kind] = number
+        try:
+            return cls.model_validate(days)
+        except ValidationError as error:
+            kind = error.errors()[0]["loc"][0]
+            raise RecipeError(f"retention: {kind}={days[str(kind)]}, allowed are days from 0 on") from error
+
+    def days_of(self, path: str) -> float | None:
+        """Return the days of something in a work folder, by its path there; None: it may stay."""
+        return (
+            getattr(self, kind) if (kind := next((k for k, of in _RETAINED.items() if of.match(path)), None)) else None
+        )
+
+
+_RETAINED = {
+    "quarantine": re.compile(r"stages/ingest/[0-9a-f]+/quarantine\.jsonl$"),
+    "snapshots": re.compile(r"stages/ingest/[0-9a-f]+$"),
+    "prepared": re.compile(r"stages/(?:preprocess|quote|answer|revise|score)/[0-9a-f]+$"),
+    "outcomes": re.compile(r"(?:outcomes|divergences)/"),
+    "logs": re.compile(r"stages/report/[0-9a-f]+$|runs/[^/]+/[^/]+\.(?:log|html)$"),
+}
+"""Which paths are of a kind of data; the first that fits counts."""
+
+
 class WorkPolicy(Config):
-    """What is kept though nobody needs it today."""
+    """What is kept though nobody needs it today, and what goes though somebody does."""
 
     keep_days: float = Field(default=14.0, ge=0.0)
     """Days since an output was last used."""
     keep_runs: int = Field(default=1, ge=1)
     """The last runs of every recipe whose outputs are kept."""
+    retention: Retention = Retention()
+    """What goes after so many days, whoever needs it."""
 
 
 class WorkItem(Config):
@@ -92,6 +151,8 @@ class WorkCollected(Config):
     """Deleted, if it was asked for."""
     busy: tuple[str, ...] = ()
     """Garbage that is kept this time, since others hold the folder."""
+    missed: dict[str, tuple[str, ...]] = {}
+    """By path, who needs what goes because its retention is over."""
 
     @property
     def garbage_bytes(self) -> int:
@@ -112,6 +173,8 @@ class _Output:
     """Shared files that its record names."""
     content: str = ""
     needed_by: list[str] = field(default_factory=list[str])
+    missed_by: list[str] = field(default_factory=list[str])
+    """Who needs it although its retention is over."""
 
     @property
     def key(self) -> str:
@@ -160,14 +223,20 @@ class WorkCollector:
             spared = self._sweep(_referrers_first(condemned), outputs) if delete else set[str]()
             kept += [item for item in garbage if item.path in spared]
             garbage = [item for item in garbage if item.path not in spared]
-            shared, needed = self._shared(outputs.values(), {item.path for item in garbage})
+            shared, needed, missed = self._shared(outputs.values(), {item.path for item in garbage})
             busy = tuple(item.path for item in shared) if (users := self._users()) and shared else ()
             if delete and shared and not users:
                 busy = self._sweep_shared(shared)
             gone = [item for item in shared if item.path not in busy]
             kept += [*needed, *(item for item in shared if item.path in busy)]
+        missed |= {self._path(one.folder): tuple(one.missed_by) for one in condemned if one.missed_by}
+        gone_paths = {item.path for item in (*garbage, *gone)}
         return WorkCollected(
-            folder=str(self.root), kept=_sorted(kept), garbage=_sorted([*garbage, *gone]), busy=tuple(sorted(busy))
+            folder=str(self.root),
+            kept=_sorted(kept),
+            garbage=_sorted([*garbage, *gone]),
+            busy=tuple(sorted(busy)),
+            missed={path: who for path, who in sorted(missed.items()) if path in gone_paths},
         )
 
     def _outputs(self) -> dict[str, _Output]:
@@ -195,12 +264,19 @@ class WorkCollector:
                 runs[key].append(name)
         since = self._held_since()
         for output in outputs.values():
-            output.needed_by += self._needs(output, since, runs.get(output.key, ()))
+            needs = [*self._needs(output, since, runs.get(output.key, ()))]
+            if self._is_over_due(output):
+                now = (output.used >= since, self.clock() - output.used < SAFE_SECONDS)
+                output.missed_by += [who for who in needs if who not in _NOW]
+                needs = [who for who, holds in zip(_NOW, now, strict=True) if holds and who in needs]
+            output.needed_by += needs
         waiting = [output for output in outputs.values() if output.needed_by]
         while waiting:
             output = waiting.pop()
             for named in (outputs[name] for name in output.names if name in outputs):
-                if not named.needed_by:
+                if not named.needed_by and self._is_over_due(named):
+                    named.missed_by.append(f"{output.folder.parent.name} {output.key}, which is kept")
+                elif not named.needed_by:
                     named.needed_by.append(f"{output.folder.parent.name} {output.key}, which is kept")
                     waiting.append(named)
         return runs
@@ -209,14 +285,19 @@ class WorkCollector:
         """Yield who needs an output, but for those whose records name it."""
         age = self.clock() - output.used
         if output.used >= since:
-            yield "a run that goes on, or waits"
+            yield _NOW[0]
         if not output.made and age > SAFE_SECONDS:
             return  # what a killed collector left, or the lock of what is gone: it counts as absent
         yield from (f"the last run of {name}" for name in runs)
         if output.content in self.contents:
             yield self.contents[output.content]
         if age < max(self.policy.keep_days * DAY, SAFE_SECONDS):
-            yield "whoever used it a short while ago"
+            yield _NOW[1]
+
+    def _is_over_due(self, output: _Output) -> bool:
+        """Say whether an output's retention is over, from when it was made."""
+        days = self.policy.retention.days_of(self._path(output.folder))
+        return days is not None and self.clock() - _time_of(output.folder / RECORD) > days * DAY
 
     def _runs(self) -> dict[str, list[str]]:
         """Return the records of every recipe's last runs: all that they used stands in them."""
@@ -267,12 +348,15 @@ class WorkCollector:
             output.lock.unlink(missing_ok=True)  # held: whoever waits for it sees that it has no name any more
             return True
 
-    def _shared(self, outputs: Iterable[_Output], gone: set[str]) -> tuple[list[WorkItem], list[WorkItem]]:
-        """Return the files that nothing names any more, and those that something does."""
+    def _shared(
+        self, outputs: Iterable[_Output], gone: set[str]
+    ) -> tuple[list[WorkItem], list[WorkItem], dict[str, tuple[str, ...]]]:
+        """Return the files that nothing names any more, those that something does, and who misses some of the first."""
         named = {name for output in outputs if self._path(output.folder) not in gone for name in output.shares}
         named |= {name for texts in self._runs().values() for text in texts for name in _SHARED.findall(text)}
         garbage: list[WorkItem] = []
         needed: list[WorkItem] = []
+        missed: dict[str, tuple[str, ...]] = {}
         for path in self._shared_paths():
             place, age = self._path(path), self.clock() - _time_of(path)
             by = ["a record that is kept"] if place in named else []
@@ -281,9 +365,21 @@ class WorkCollector:
             young = SAFE_SECONDS if place.startswith("outcomes/") else max(SAFE_SECONDS, self.policy.keep_days * DAY)
             by += ["whoever used it a short while ago"] if age < young else []
             by = [] if path.suffix == _GONE else by
+            days = self.policy.retention.days_of(place)
+            if days is not None and age > max(days * DAY, SAFE_SECONDS) and by:
+                missed[place], by = tuple(by), []
             item = WorkItem(path=place, bytes=size_of([path]), days=max(age, 0.0) / DAY, needed_by=tuple(by))
             (needed if by else garbage).append(item)
-        return garbage, needed
+        garbage += self._over_due_files(gone)
+        return garbage, needed, missed
+
+    def _over_due_files(self, gone: set[str]) -> Generator[WorkItem]:
+        """Yield files that stay for ever where no retention ends it: quarantines, logs and pages."""
+        for path in (*self.root.glob("stages/ingest/*/quarantine.jsonl"), *self.root.glob("runs/*/*.*")):
+            place, age = self._path(path), self.clock() - _time_of(path)
+            days = self.policy.retention.days_of(place)
+            if days is not None and age > max(days * DAY, SAFE_SECONDS) and self._path(path.parent) not in gone:
+                yield WorkItem(path=place, bytes=size_of([path]), days=age / DAY)
 
     def _shared_paths(self) -> Generator[Path]:
         """Yield what nobody's lock covers: tables, pulled folders, old listings and histories, locks of the dead."""

@@ -23,11 +23,21 @@ class Wanted:
     """Of each worker."""
     memory: int = 0
     """Bytes of each worker, where they are asked for."""
+    at_most: int = 0
+    """Workers that it may grow to; 0 where their number does not change."""
+
+    @property
+    def most(self) -> int:
+        """Return how many workers there may be."""
+        return max(self.workers, self.at_most)
 
     def __str__(self) -> str:
         each = [counted(self.cpus, "CPU"), *([counted(self.gpus, "GPU")] if self.gpus else [])]
         each += [f"{self.memory >> 20} MB"] if self.memory else []
-        return f"compute.{self.field} asks for {counted(self.workers, 'worker')} of {' and '.join(each)}"
+        workers = (
+            counted(self.workers, "worker") if self.most == self.workers else f"{self.workers} to {self.most} workers"
+        )
+        return f"compute.{self.field} asks for {workers} of {' and '.join(each)}"
 
 
 def check_gpu(compute: Compute) -> None:
