@@ -31,6 +31,7 @@ from ftlib.stages.ingest import IngestJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.testing import tiny_classifier
 from ftlib.training.compute import Compute
+from ftlib.workspace import Workspace
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,9 +42,10 @@ WORDS = ["river", "stone", "cloud", "light", "winter", "market", "engine", "lett
 class Several(InProcess):
     """Cuts rows as so many workers would, makes their calls in another order, and some of them twice."""
 
-    def __init__(self, workers: int, memory: int = 1 << 19) -> None:
+    def __init__(self, workers: int, memory: int = 1 << 19, shared: Path | None = None) -> None:
         super().__init__(memory)
         self.workers = workers
+        self.shared = shared and str(shared)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         answers = {i: function(items[i]) for i in reversed(range(len(items)))}
@@ -153,11 +155,13 @@ def test_any_number_of_workers_makes_the_same_bytes(bench: Bench, split: dict[st
     assert {"conflicting_labels", "duplicate", "near_leaked"} <= made.ledger.dropped.keys()
     assert not key or made.ledger.dropped["leaked"] > 0
     for workers, cut in CUTS:
-        again = bench.ingested(spec, several := Several(workers), cut)
+        several = Several(workers, shared=bench.folder / "bucket" if workers == 3 else None)
+        again = bench.ingested(spec, several, cut)
         assert (facts(again), files_of(again.path)) == (facts(raw), files_of(raw.path))
         once_more = bench.prepared(job, several, cut)
         assert facts(once_more) == facts(made)
         assert rows_of(once_more) == rows_of(made)
+    assert not [*(bench.folder / "bucket").rglob("*-*")]  # nothing stays of what was handed on
 
 
 def rows_of(data: PreparedDataset) -> list[Any]:
@@ -296,8 +300,6 @@ def test_on_ray_a_lost_worker_costs_its_block_only(bench: Bench, tmp_path: Path,
 
 @pytest.mark.slow
 def test_a_stage_on_ray_that_fails_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
-    from ftlib.workspace import Workspace
-
     compute = Compute(data_workers=1, data_worker_memory_mb=512)
     job = bench.ingest_job(dataset(bench.own, limits={"bad_rows": 0.0}), compute=compute)
     work = Workspace(tmp_path / "work")
@@ -307,6 +309,37 @@ def test_a_stage_on_ray_that_fails_leaves_nothing(bench: Bench, tmp_path: Path) 
     good = job.model_copy(update={"limits": dataset(bench.own).limits})
     assert ingest_stage.ingest(good, work).content == bench.ingested(dataset(bench.own), InProcess(), 1).content
     assert not [*work.folder(good).glob(".exchange*")]
+
+
+@pytest.mark.parametrize("good", [False, True])
+def test_a_cluster_is_handed_the_stage_and_says_what_it_raised(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    """The driver's side runs in this process: what a cluster would be sent is what it is given."""
+    from ftlib.on_ray import jobs
+    from ftlib.stages.data_workers import StagePlan
+    from ftlib.stages.on_cluster import run
+
+    def drive(module: str, plan: str, *_: Any) -> None:
+        assert module == "ftlib.stages.on_cluster"
+        told = StagePlan.model_validate_json(plan)
+        told.job["compute"]["data_workers"] = 0  # here there is no Ray to join
+        try:
+            run(told)
+        except ReglageError as error:
+            raise TransientError("Ray job ended as FAILED") from error
+
+    monkeypatch.setattr(jobs, "run_plan", drive)
+    work = Workspace(tmp_path / "work")
+    compute = Compute(data_workers=2, ray_address="http://127.0.0.1:1")
+    spec = dataset(bench.own) if good else dataset(bench.own, limits={"bad_rows": 0.0})
+    job = bench.ingest_job(spec, compute=compute)
+    if good:
+        assert ingest_stage.ingest(job, work).content == bench.ingested(spec, InProcess(), 1).content
+        return
+    with pytest.raises(DataError, match=r"^datasets\.d: \d+ of 500 rows"):
+        ingest_stage.ingest(job, work)
+    assert not [*(tmp_path / "work" / "jobs").glob("*")]
 
 
 def test_jobs_are_the_same_for_any_number_of_workers(bench: Bench) -> None:
