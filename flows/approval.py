@@ -1,7 +1,7 @@
 """What keeps two retrainings of one model apart, and the form in which a person approves a promotion."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, Literal
 
 from prefect import get_client
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flows.prefect_server import is_temporary, server_home
 from ftlib.recipe.recipe import Recipe
-from ftlib.workspace import exclusive
+from ftlib.workspace import Workspace, exclusive
 
 LIMIT = "reglage-retrain-"
 """What the concurrency limit of a model begins with."""
@@ -47,14 +47,16 @@ def asks_a_person(r: Recipe) -> bool:
 
 
 @contextmanager
-def one_at_a_time(model: str) -> Generator[None]:
+def one_at_a_time(model: str, work: Workspace) -> Generator[None]:
     """Hold the model's only slot while the block runs; whoever comes meanwhile waits.
 
     The slot is leased: a process that is killed gives it back within two minutes. A temporary server forgets its leases
-    when it ends, and never frees their slots; there the slot is a file's lock, which the kernel frees.
+    when it ends, and never frees their slots, and no other machine knows it; there the slot is a file's lock, which the
+    kernel frees, and a claim of the work place where that is in a bucket.
     """
     if is_temporary():
-        with exclusive(server_home() / f"retrain-{model}.lock", wait=True):
+        among_machines = work.hold(f"retraining/{model}", wait=True, waiter=model) if work.store else nullcontext()
+        with exclusive(server_home() / f"retrain-{model}.lock", wait=True), among_machines:
             yield
         return
     limit = LIMIT + model

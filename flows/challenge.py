@@ -32,7 +32,7 @@ from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
 from ftlib.wording import counted, dated
-from ftlib.workspace import Workspace, write_durably
+from ftlib.workspace import Workspace, overwrite
 from tasks.runner import Runner, StageRun
 
 ATTEMPTS = 3
@@ -91,23 +91,24 @@ class Challenge(Config):
         """Return it with an outcome."""
         return self.model_copy(update={"what": what, "reasons": reasons})
 
-    def write(self, folder: Path) -> None:
+    def write(self, work: Workspace) -> None:
         """Write `retrain.json` and, if it trained, `report.html`, each whole or not at all."""
+        name = self.recipe.name
         if self.report:
-            text = (self.report.path / self.report.html).read_text(encoding="utf-8")
-            write_durably(folder / "report.html", html_with_outcome(text, dated(self.line())).encode())
-        write_durably(folder / "retrain.json", self.model_dump_json(indent=1).encode())
+            text = self.report.local(Path(self.report.html)).read_text(encoding="utf-8")
+            overwrite(work, f"runs/{name}/report.html", html_with_outcome(text, dated(self.line())).encode())
         if self.steps:
-            remember(folder, self.steps)
+            remember(work, name, self.steps)
         if self.version:
-            note_publication(folder, self.recipe.publish.to, self.version)
+            note_publication(work, name, self.recipe.publish.to, self.version)
+        overwrite(work, f"runs/{name}/retrain.json", self.model_dump_json(indent=1).encode())
 
 
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
     registry = ModelRegistry(r.publish.to.store())
-    listing = list_sources(r, registry.store, listing_of(run.work, run_id))
+    listing = list_sources(r, registry.store, run.work, listing_of(run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
         recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
@@ -147,9 +148,9 @@ def _to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: 
     return int(contains(champion.trained_on(champion.pull(registry, work)), packed(rows)).sum()) if rows else 0
 
 
-def listing_of(work: Workspace, run_id: str) -> Path:
+def listing_of(run_id: str) -> str:
     """Return where a retraining keeps what it saw first, until it is settled: while it is there, the run may go on."""
-    return work.root / "listings" / f"{run_id}.json"
+    return f"listings/{run_id}.json"
 
 
 def _starting(r: Recipe, champion: Path | None) -> Recipe:

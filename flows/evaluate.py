@@ -25,7 +25,7 @@ from ftlib.report.measured_page import measured_page, write_page
 from ftlib.stages.step import Step, Steps
 from ftlib.storage import Place
 from ftlib.wording import escaped
-from ftlib.workspace import Workspace, write_durably
+from ftlib.workspace import Workspace, overwrite
 from tasks.runner import Runner
 
 one_line_errors()
@@ -61,7 +61,7 @@ def evaluate(
         registry: Where versions are, a folder that the worker sees, or s3://bucket/prefix.
         endpoint_url: The S3 server, if it is not AWS.
         bases: Folders of models that adapters stand on, where these are not found by their names.
-        work: The folder that keeps what every stage made; a stage whose output it has is not run again.
+        work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.
     """
     r, place = only(load_recipe(recipe, overrides), evaluations), Workspace(work)
 
@@ -77,12 +77,12 @@ def evaluate(
         run = Runner(place, r.compute, begun=live.begun)
         at, given = Place.parse(registry, endpoint_url), [user_path(folder) for folder in bases]
         comparison = compare(r, models, split, place, at, given, through, say)
-        verdict = _show(comparison, place.root / "runs" / r.name)
+        verdict = _show(comparison, place)
         live.ended(verdict)
     return Completed(message=verdict, data=comparison.record())
 
 
-def _show(comparison: Comparison, runs: Path) -> str:
+def _show(comparison: Comparison, work: Workspace) -> str:
     """Put the page on the run and into the recipe's folder of runs; return its verdict."""
     r = comparison.recipe
     with TemporaryDirectory() as made:
@@ -91,7 +91,7 @@ def _show(comparison: Comparison, runs: Path) -> str:
             r.name, r.evaluations, comparison.reports, comparison.differences, comparison.split, folder
         )
         text = inlined(write_page(page, folder))
-        write_durably(runs / "evaluation.html", (folder / "report.html").read_bytes())
+        overwrite(work, f"runs/{r.name}/evaluation.html", (folder / "report.html").read_bytes())
     dropped = [f"- {escaped(line)}" for line in rows_lines(comparison.rows)]
     whole = "\n".join([text, "## Rows\n", *dropped, ""]) if dropped else text
     show_markdown(artifact_key("evaluation", r.name), whole, page.verdict)

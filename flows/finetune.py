@@ -20,7 +20,7 @@ from flows.run_record import RunRecord, installed_versions
 from flows.steps import inputs, steps
 from flows.tracked import tracked
 from ftlib.registry.outcome import Refusal
-from ftlib.workspace import Workspace, exclusive
+from ftlib.workspace import Workspace
 
 one_line_errors()
 
@@ -46,13 +46,12 @@ def finetune(
         computing: Where it runs, and how fast. What is left empty is as the recipe says.
         tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
-        work: The folder that keeps what every stage made; a stage whose output it has is not run again.
+        work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.
     """
     r = answered_recipe(recipe, training, publishing, computing, overrides)
     place = Workspace(work)
-    folder = place.root / "runs" / r.name
     with (
-        exclusive(folder.with_suffix(".lock"), wait=False),
+        place.hold(f"runs/{r.name}", wait=False),
         live_page(r.name, place) as live,
         tracked(tracking, r, place, RunPage(r.name, r.datasets), live.begun) as run,
     ):
@@ -61,7 +60,7 @@ def finetune(
         record = RunRecord(
             evidence=evidence, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
         )
-        record.write(folder)
+        record.write(place)
         live.ended(result.line())
     if isinstance(result, Refusal):
         add_to_name("refused")

@@ -17,7 +17,7 @@ from ftlib.retraining.drift import drift
 from ftlib.retraining.file_ledger import Changes, Decision, FileLedger, check_vanished, compare, fresh_places
 from ftlib.retraining.training_rows import UsedRows
 from ftlib.storage.store import Store
-from ftlib.workspace import Workspace, write_durably
+from ftlib.workspace import Workspace, add
 
 
 class Seen(Config):
@@ -47,12 +47,12 @@ class Listing(Config):
         return all(entered)
 
 
-def list_sources(r: Recipe, store: Store, path: Path) -> Listing:
-    """Compare every training source with the ledger, or read what this run saw before from `path`.
+def list_sources(r: Recipe, store: Store, work: Workspace, where: str) -> Listing:
+    """Compare every training source with the ledger, or read what this run saw before, on whatever machine.
 
     Raises DataError if too many known files are gone.
     """
-    if path.is_file():
+    if (path := work.shared(where)).is_file():
         return Listing.model_validate_json(path.read_bytes())
     seen: dict[str, Seen] = {}
     for name in r.training_datasets():
@@ -62,7 +62,7 @@ def list_sources(r: Recipe, store: Store, path: Path) -> Listing:
         check_vanished(changes, dataset.limits.vanished, f"datasets.{name}")
         seen[name] = Seen(changes=changes, sequence=state.sequence)
     listing = Listing(seen=seen)
-    write_durably(path, listing.model_dump_json().encode())
+    add(work, where, listing.model_dump_json().encode())
     return listing
 
 

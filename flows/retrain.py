@@ -17,7 +17,7 @@ from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.tracked import tracked
 from flows.waiting import ask, taken_over
-from ftlib.workspace import Workspace, exclusive
+from ftlib.workspace import Workspace
 
 one_line_errors()
 
@@ -41,14 +41,13 @@ def retrain(
         computing: Where it runs, and how fast. What is left empty is as the recipe says.
         tracking: Where the run is shown beside Prefect's page. May be left empty.
         overrides: Any other field of the recipe, as path=value.
-        work: The folder that keeps what every stage made; a stage whose output it has is not run again.
+        work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
     place, approval, shown_hold = Workspace(work), None, None
-    lock = place.root / "runs" / f"{r.name}.lock"
-    with one_at_a_time(r.publish.name):
+    with one_at_a_time(r.publish.name, place):
         with (
-            exclusive(lock, wait=True),
+            place.hold(f"runs/{r.name}", wait=True, waiter=r.name),
             live_page(r.name, place) as live,
             tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
         ):
@@ -57,12 +56,12 @@ def retrain(
         show_retraining(judged, run.work)
         if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
             approval, shown_hold = ask(judged, run.work)
-    with one_at_a_time(r.publish.name):
+    with one_at_a_time(r.publish.name, place):
         settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
     live.ended(settled.line())
     page.outcome(settled.line())
-    settled.write(run.work.root / "runs" / r.name)
-    listing_of(run.work, str(flow_run.id)).unlink(missing_ok=True)
+    settled.write(run.work)
+    run.work.drop(listing_of(str(flow_run.id)))
     show_retraining(settled, run.work)
     version = f"{settled.version.name}@{settled.version.version} " if settled.version else ""
     add_to_name(f"{version}{settled.title.lower()}")

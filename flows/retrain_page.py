@@ -8,7 +8,7 @@ from flows.run_page import artifact_key, show_markdown
 from ftlib.data.datasets import Ledger
 from ftlib.evaluation.results import Difference, interval_text, results, text_table
 from ftlib.wording import counted, escaped, table
-from ftlib.workspace import Workspace, write_durably
+from ftlib.workspace import Workspace, overwrite
 
 
 def show_retraining(challenge: Challenge, work: Workspace) -> None:
@@ -16,8 +16,7 @@ def show_retraining(challenge: Challenge, work: Workspace) -> None:
     text = markdown(challenge)
     name = challenge.recipe.publish.name
     show_markdown(artifact_key("retrain", name), text, f"Retraining of {name}")
-    folder = work.root / "runs" / challenge.recipe.name
-    write_durably(folder / "retrain.md", text.encode())
+    overwrite(work, f"runs/{challenge.recipe.name}/retrain.md", text.encode())
 
 
 def ledgers_of(challenge: Challenge) -> dict[str, Ledger]:

@@ -16,7 +16,7 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.wording import dated
-from ftlib.workspace import write_durably
+from ftlib.workspace import Workspace, add, overwrite
 from tasks.runner import StageRun
 
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "ray", "prefect", "pydantic", "numpy", "scikit-learn")
@@ -47,23 +47,24 @@ class RunRecord(Config):
         """Say whether an earlier run had made everything."""
         return all(step.done_before for step in self.steps)
 
-    def write(self, folder: Path) -> Path:
-        """Write `run.json` and `report.html`, each whole or not at all; return the path of the page."""
-        page = folder / "report.html"
-        text = (self.report.path / self.report.html).read_text(encoding="utf-8")
-        write_durably(page, html_with_outcome(text, dated(self.result.line())).encode())
-        write_durably(folder / "run.json", self.model_dump_json(indent=1).encode())
-        remember(folder, self.steps)
+    def write(self, work: Workspace) -> Path:
+        """Write `run.json` and `report.html`, each whole or not at all; return the local path of the page."""
+        name = self.evidence.recipe.name
+        text = self.report.local(Path(self.report.html)).read_text(encoding="utf-8")
+        page = html_with_outcome(text, dated(self.result.line())).encode()
+        written = overwrite(work, f"runs/{name}/report.html", page)
+        remember(work, name, self.steps)  # before what is read of it: a collector that sees one sees the other
         if isinstance(self.result, ModelVersion):
-            note_publication(folder, self.evidence.recipe.publish.to, self.result)
-        return page
+            note_publication(work, name, self.evidence.recipe.publish.to, self.result)
+        overwrite(work, f"runs/{name}/run.json", self.model_dump_json(indent=1).encode())
+        return written
 
 
-def remember(folder: Path, steps: Sequence[StageRun]) -> None:
+def remember(work: Workspace, recipe: str, steps: Sequence[StageRun]) -> None:
     """Add what a run used to its recipe's history, of which `reglage work gc` keeps the last `--keep-runs`."""
     used = {"steps": [{"stage": step.stage, "fingerprint": step.fingerprint} for step in steps]}
     at = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    write_durably(folder / "history" / f"{at}-{uuid4().hex[:8]}.json", json.dumps(used).encode())
+    add(work, f"runs/{recipe}/history/{at}-{uuid4().hex[:8]}.json", json.dumps(used).encode())
 
 
 def installed_versions() -> dict[str, str]:

@@ -121,7 +121,7 @@ def _supersede(client: SyncPrefectClient, r: Recipe, older: Sequence[FlowRun], b
         message = f"Superseded: {by.name} is a newer retraining of {r.publish.name} and asks in its place"
         client.set_flow_run_state(run.id, Completed(name=SUPERSEDED, message=message))
         # Its process is gone, so nobody else says that it needs its work no more.
-        listing_of(_workspace(run), str(run.id)).unlink(missing_ok=True)
+        _workspace(run).drop(listing_of(str(run.id)))
         _say_on_page(client, run, r, by)
 
 

@@ -278,7 +278,7 @@ def _without_layers(recipe: Recipe, model: Path, work: Workspace) -> Path:
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
     if card is None or card.bf16_flops is None:
         return measured_speed(work, size.hidden)
-    workers = max(1, recipe.compute.workers)
+    workers = max(1, recipe.compute.least_workers)
     source = f"the data sheet of {card.name}: {card.bf16_flops / 1e12:.0f} TFLOP/s in bf16, {EFFICIENCY:.0%} of it"
     return Speed(flops=EFFICIENCY * card.bf16_flops * workers, source=source)
 
@@ -550,7 +550,7 @@ def _fisher_plans(
     if recipe.publish.fisher:
         kept = Kept(recipe.publish.fisher.datasets, recipe.publish.fisher.rows)
         asked.append(("fisher to publish", kept, sizes[-1]))
-    shards = max(1, recipe.compute.workers) if recipe.compute.sharding == "fsdp" else 1
+    shards = max(1, recipe.compute.least_workers) if recipe.compute.sharding == "fsdp" else 1
     plans: list[ScoringPlan] = []
     for label, kept, size in asked:
         if kept is None or not kept.datasets:  # what the base model carries is read

@@ -6,7 +6,7 @@ from typing import Any
 
 from flows.challenge import Challenge
 from flows.command_line.console import stdout_console
-from flows.command_line.run_summary import runs_folder
+from flows.command_line.run_summary import print_page
 from flows.retrain_page import compared, ledgers_of
 from flows.rows_page import rows_lines, rows_record
 
@@ -30,8 +30,8 @@ def print_retraining(challenge: Challenge, work: str) -> None:
             f"challenger {challenge.version.name}@{challenge.version.version} in {challenge.version.registry}"
         )
     if challenge.report:
-        console.print(f"report     {runs_folder(work) / challenge.recipe.name / 'report.html'}", soft_wrap=True)
-    console.print(f"page       {runs_folder(work) / challenge.recipe.name / 'retrain.md'}", soft_wrap=True)
+        print_page(console, "report", work, f"runs/{challenge.recipe.name}/report.html")
+    print_page(console, "page", work, f"runs/{challenge.recipe.name}/retrain.md")
 
 
 def as_record(challenge: Challenge) -> dict[str, Any]:

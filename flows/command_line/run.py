@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flows.command_line.quiet import log_to, quiet_libraries
 from flows.prefect_server import TemporaryServer, check_user_server, settings, user_has_server
 from ftlib.recipe.file import load_recipe
-from ftlib.workspace import Workspace, exclusive
+from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -37,10 +37,9 @@ def run_recipe(
         shown = Tracking(tensorboard=tensorboard, mlflow=mlflow)
         return lambda: finetune(str(path), tracking=shown, overrides=list(overrides), work=str(work), return_state=True)
 
-    folder = _folder(path, overrides, work)
-    record = cast("RunRecord", _run(load, folder))
+    record = cast("RunRecord", _run(load, _folder(path, overrides, work)))
     timed = record.model_copy(update={"wall_seconds": round(monotonic() - started, 3)})
-    timed.write(folder)
+    timed.write(Workspace(work))
     return timed
 
 
@@ -61,9 +60,9 @@ def run_retraining(
 
 def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:
     """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself."""
-    folder = Workspace(work).root / "runs" / load_recipe(path, overrides).name
-    with exclusive(folder.with_suffix(".lock"), wait=False):
-        return folder
+    place, name = Workspace(work), load_recipe(path, overrides).name
+    with place.hold(f"runs/{name}", wait=False):
+        return place.root / "runs" / name
 
 
 def _run(load: Callable[[], Callable[[], "State[Any]"]], folder: Path) -> object:

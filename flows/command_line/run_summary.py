@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from flows.command_line.console import stdout_console
 from flows.command_line.results_table import Line, print_results
 from flows.rows_page import ledgers, rows_lines, rows_record
@@ -29,7 +31,7 @@ def print_summary(record: RunRecord, work: str) -> None:
         console.print("every stage was done already; nothing changed")
     for line in rows_lines(ledgers(evidence.raw, evidence.prepared)):
         console.print(line, soft_wrap=True)
-    console.print(f"report     {_report_page(record, work)}", soft_wrap=True)
+    print_page(console, "report", work, f"runs/{evidence.recipe.name}/report.html")
     console.print(_outcome(record.result, evidence.recipe.publish), soft_wrap=True)
     if record.wall_seconds:
         console.print(
@@ -44,6 +46,7 @@ def as_record(record: RunRecord, work: str) -> dict[str, Any]:
     evidence = record.evidence
     version = record.result if isinstance(record.result, ModelVersion) else None
     rows = results(evidence.final, evidence.selection, evidence.recipe.evaluations)
+    page = f"runs/{evidence.recipe.name}/report.html"
     return {
         "name": evidence.recipe.name,
         "results": [row.model_dump(mode="json") for row in rows],
@@ -51,7 +54,8 @@ def as_record(record: RunRecord, work: str) -> dict[str, Any]:
         "alpha": evidence.selection.chosen.alpha,
         "why": evidence.selection.why,
         "rows": rows_record(ledgers(evidence.raw, evidence.prepared)),
-        "report": str(_report_page(record, work)),
+        "report": page_in(work, page),
+        "report_file": str(Workspace(work).root / page),
         "version": version and version.model_dump(mode="json"),
         "pull": version and _pull_command(version, evidence.recipe.publish.to),
         "refused": list(record.result.reasons) if isinstance(record.result, Refusal) else [],
@@ -63,13 +67,16 @@ def as_record(record: RunRecord, work: str) -> dict[str, Any]:
     }
 
 
-def _report_page(record: RunRecord, work: str) -> Path:
-    return runs_folder(work) / record.evidence.recipe.name / "report.html"
+def print_page(console: Console, what: str, work: str, page: str) -> None:
+    """Say where a page is; one that is in a bucket is opened from this machine's copy."""
+    console.print(f"{what:<11}{page_in(work, page)}", soft_wrap=True)
+    if is_remote(work):
+        console.print(f"{'to open':<11}{Workspace(work).root / page}", soft_wrap=True)
 
 
-def runs_folder(work: str) -> Path:
-    """Return where a work place's pages are on this machine, as its user wrote it."""
-    return (Workspace(work).root if is_remote(work) else Path(work)) / "runs"
+def page_in(work: str, page: str) -> str:
+    """Return where a page of a work place is, as its user wrote the place."""
+    return f"{Workspace(work)}/{page}" if is_remote(work) else str(Path(work, page))
 
 
 def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:

@@ -35,11 +35,11 @@ def tensorboard(runs: tuple[str, ...], work: str, out: Path, as_json: bool) -> N
     """
     from ftlib.tracking.tensorboard import TensorBoard
 
-    root = Workspace(work).root
-    states = [*_finished(root, runs)]
-    curves = [] if runs else [*_unfinished(root)]
+    place = Workspace(work)
+    states = [*_finished(place, runs)]
+    curves = [] if runs else [*_unfinished(place.root)]
     if not states and not curves:
-        raise DataError(f"{root} holds no run and no training; give the work folder by --work")
+        raise DataError(f"{place} holds no run and no training; give the work folder by --work")
     board = TensorBoard(out)
     with local_errors(out, elsewhere="choose another --out"):
         for state in states:
@@ -55,14 +55,15 @@ def tensorboard(runs: tuple[str, ...], work: str, out: Path, as_json: bool) -> N
     emit(words, record, as_json)
 
 
-def _finished(root: Path, runs: Sequence[str]) -> Iterator[RunState]:
+def _finished(work: Workspace, runs: Sequence[str]) -> Iterator[RunState]:
     """Yield the state of each run that left a record. Raises DataError for a name that none has."""
-    have = sorted({path.parent.name for name in _RECORDS for path in (root / "runs").glob(f"*/{name}")})
+    names = [name.rstrip("/") for name in work.names("runs") if name.endswith("/")]
+    have = [name for name in dict.fromkeys(names) if {*_RECORDS} & {*work.names(f"runs/{name}")}]
     if missing := [name for name in runs if name not in have]:
-        raise DataError(f"{root}: no finished run {missing[0]!r}; there are {some(have, 20) or 'none'}")
+        raise DataError(f"{work}: no finished run {missing[0]!r}; there are {some(have, 20) or 'none'}")
     for name in runs or have:
         for record in _RECORDS:
-            if (evidence := _read(root / "runs" / name / record)) is not None:
+            if (evidence := _read(work.newest(f"runs/{name}/{record}"))) is not None:
                 yield _state(*evidence)
 
 

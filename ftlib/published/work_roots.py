@@ -21,7 +21,7 @@ from ftlib.registry.places import Registry
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import Place, open_store
 from ftlib.work_collection import WorkCollected, WorkCollector, WorkPolicy
-from ftlib.workspace import write_durably
+from ftlib.workspace import Workspace, add
 
 PUBLISHED = "published"
 """The folder of a recipe's runs that says where they published."""
@@ -45,10 +45,10 @@ class Needs:
     """Their manifests."""
 
 
-def note_publication(folder: Path, to: Registry, version: ModelVersion) -> None:
+def note_publication(work: Workspace, recipe: str, to: Registry, version: ModelVersion) -> None:
     """Note in the folder of a recipe's runs where a version of its model lies, once for each place."""
     place = _Publication(version.registry, to.place().endpoint_url, version.name)
-    write_durably(folder / PUBLISHED / f"{digest([*place])[:16]}.json", json.dumps(place._asdict()).encode())
+    add(work, f"runs/{recipe}/{PUBLISHED}/{digest([*place])[:16]}.json", json.dumps(place._asdict()).encode())
 
 
 def collect_work(

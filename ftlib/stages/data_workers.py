@@ -15,7 +15,8 @@ def data_executor(compute: Compute) -> Generator[Executor]:
     if compute.data_workers == 0:
         yield InProcess()
         return
-    from ftlib.on_ray.data import RayData, session
+    from ftlib.on_ray.data import RayData
+    from ftlib.on_ray.session import session
 
     with session(compute):
         yield RayData(compute)

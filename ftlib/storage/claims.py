@@ -42,6 +42,8 @@ class Beat(Config):
     who: str
     at: str
     """UTC; for people."""
+    node: str = ""
+    """The node cache whose lock of the same name its holder held."""
     ended: bool = False
     """Given back, by one that may not delete."""
 
@@ -53,8 +55,8 @@ class ClaimLostError(Interrupted):
 class Claim:
     """A claim that this process holds, while its beats come: one thread sends them."""
 
-    def __init__(self, store: Store, name: str, holder: str, number: int) -> None:
-        self.store, self.name, self.holder = store, name, holder
+    def __init__(self, store: Store, name: str, holder: str, number: int, node: str = "") -> None:
+        self.store, self.name, self.holder, self.node = store, name, holder, node
         self.lost = threading.Event()
         self._numbers = [number]
         self._ended = threading.Event()
@@ -68,7 +70,7 @@ class Claim:
                 late = time.monotonic() - last > PATIENCE / 2
                 # Who took it and ended has left no beat of its own, and none of ours.
                 if (late and self.store.size(_path(self.name, self._numbers[-1])) is None) or not create_beat(
-                    self.store, self.name, self._numbers[-1] + 1, self.holder
+                    self.store, self.name, self._numbers[-1] + 1, self.holder, self.node
                 ):
                     self.lost.set()
                     return
@@ -85,18 +87,26 @@ class Claim:
             beats = {*self._numbers} if self.lost.is_set() else {*self._numbers, *numbers(self.store, self.name)}
             gone = [self.store.discard(_path(self.name, number)) for number in sorted(beats)]
             if not all(gone) and not self.lost.is_set():
-                create_beat(self.store, self.name, self._numbers[-1] + 1, self.holder, ended=True)
+                create_beat(self.store, self.name, self._numbers[-1] + 1, self.holder, self.node, ended=True)
 
 
 @contextmanager
 def claimed(
-    store: Store, name: str, *, wait: bool = True, waiter: str = "", done: Callable[[], bool] = lambda: False
+    store: Store,
+    name: str,
+    *,
+    wait: bool = True,
+    waiter: str = "",
+    done: Callable[[], bool] = lambda: False,
+    node: str = "",
 ) -> Generator[Claim | None]:
     """Hold a claim while the block runs; None as soon as what the holder was about is `done`, while it was waited for.
 
-    Raises BusyError, naming the holder, if it is taken and `wait` is false.
+    Whoever gives a `node` holds that node's lock of the same name: a holder of that node has ended, however it did.
+    Raises BusyError, naming the holder, if it is taken and `wait` is false; a holder that gives no sign of life for as
+    long as `PATIENCE` is dead, and does not count.
     """
-    claim = _take(store, name, wait=wait, waiter=waiter, done=done)
+    claim = _take(store, name, wait=wait, waiter=waiter, done=done, node=node)
     try:
         yield claim
     finally:
@@ -104,17 +114,20 @@ def claimed(
             claim.end()
 
 
-def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[], bool]) -> Claim | None:
+def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[], bool], node: str) -> Claim | None:
     holder, seen, since, told, pause = uuid.uuid4().hex, (0, ""), time.monotonic(), False, FIRST_LOOK
+    lives = False
     while True:
         number, beat = newest(store, name)
         if (number, beat.holder if beat else "") != seen:
+            lives = seen[0] > 0
             seen, since = (number, beat.holder if beat else ""), time.monotonic()
-        if beat is None or beat.ended or time.monotonic() - since > PATIENCE:
-            if create_beat(store, name, number + 1, holder):
-                return Claim(store, name, holder, number + 1)
+        ended = beat is None or beat.ended or (node and beat.node == node)
+        if ended or time.monotonic() - since > PATIENCE:
+            if create_beat(store, name, number + 1, holder, node):
+                return Claim(store, name, holder, number + 1, node)
             continue
-        if not wait:
+        if lives and not wait:
             raise BusyError(f"{name} is already going on: {beat.who} since {beat.at} (UTC); wait for it or stop it")
         if waiter and not told:
             told = True
@@ -143,9 +156,9 @@ def numbers(store: Store, name: str) -> list[int]:
     return [int(match[1]) for match in names if match]
 
 
-def create_beat(store: Store, name: str, number: int, holder: str, *, ended: bool = False) -> bool:
+def create_beat(store: Store, name: str, number: int, holder: str, node: str = "", *, ended: bool = False) -> bool:
     """Create a beat; True too where it is our own, whose reply was lost."""
-    beat = Beat(holder=holder, who=f"{socket.gethostname()}:{os.getpid()}", at=utc_now(), ended=ended)
+    beat = Beat(holder=holder, who=f"{socket.gethostname()}:{os.getpid()}", at=utc_now(), node=node, ended=ended)
     if store.create(_path(name, number), record_bytes(beat)):
         return True
     stored = read_record(store, _path(name, number), Beat)

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import threading
+import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -62,6 +63,20 @@ def cache_root() -> Path:
     """Return this node's cache. Raises StorageError where there is no home."""
     asked = os.environ.get("REGLAGE_CACHE")
     return Path(asked).expanduser().absolute() if asked else user_cache() / "node"
+
+
+def node_id() -> str:
+    """Return what tells this node's cache from others', whose locks are not ours. Raises StorageError."""
+    path = cache_root() / "node.id"
+    with local_errors(path, elsewhere=ELSEWHERE):
+        if not path.exists():
+            private_folder(path.parent)
+            made = path.with_name(f".node.{uuid.uuid4().hex}.part")
+            made.write_text(uuid.uuid4().hex)
+            with suppress(FileExistsError):
+                os.link(made, path)  # unlike a rename it leaves the one that is there
+            made.unlink()
+        return path.read_text()
 
 
 def node_view(place: Place) -> NodeView:

@@ -110,7 +110,7 @@ class Sized:
     @property
     def workers(self) -> int:
         """Return how many ranks share a global batch."""
-        return max(1, self.compute.workers)
+        return max(1, self.compute.least_workers)
 
     @property
     def shards(self) -> int:
@@ -142,7 +142,7 @@ class Sized:
     @property
     def sharded(self) -> bool:
         """Say whether FSDP2 gathers layers: one Ray worker on a GPU does too."""
-        alone = self.compute.use_gpu and self.compute.workers == 1
+        alone = self.compute.use_gpu and self.compute.least_workers == 1
         return self.compute.sharding == "fsdp" and (self.workers > 1 or alone)
 
     @property

@@ -13,6 +13,7 @@ locks.
 from ftlib.storage.locks import exclusive, is_named
 from ftlib.storage.user_cache import make_cache, user_cache
 from ftlib.workspace.in_bucket import InBucket
+from ftlib.workspace.kept import add, overwrite
 from ftlib.workspace.records import RECORD, read_record, write_durably
 from ftlib.workspace.users import enter, gate_of, leave, users_in
 from ftlib.workspace.workspace import Workspace
@@ -21,12 +22,14 @@ __all__ = [
     "RECORD",
     "InBucket",
     "Workspace",
+    "add",
     "enter",
     "exclusive",
     "gate_of",
     "is_named",
     "leave",
     "make_cache",
+    "overwrite",
     "read_record",
     "user_cache",
     "users_in",

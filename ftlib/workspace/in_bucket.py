@@ -38,7 +38,7 @@ from ftlib.storage.claims import Claim, ClaimLostError, claimed
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.leases import lease, utc_now
 from ftlib.storage.locks import exclusive
-from ftlib.storage.node_cache import ELSEWHERE, NodeView, node_view
+from ftlib.storage.node_cache import ELSEWHERE, NodeView, node_id, node_view
 from ftlib.storage.place import is_remote
 from ftlib.storage.race import probe
 from ftlib.storage.sealed_records import read_record, record_bytes
@@ -139,7 +139,11 @@ class InBucket(Workspace):
         with exclusive(final.with_suffix(".lock"), wait=True, waiter=job.stage):
             while True:
                 with claimed(
-                    self.store, f"{job.stage}-{job.fingerprint}", waiter=job.stage, done=lambda: self.has(job)
+                    self.store,
+                    f"{job.stage}-{job.fingerprint}",
+                    waiter=job.stage,
+                    done=lambda: self.has(job),
+                    node=node_id(),
                 ) as claim:
                     if (done := self.find(job, kind)) is not None:
                         return done
@@ -240,14 +244,20 @@ class InBucket(Workspace):
         return cast("M", with_uris(value, self._reference))
 
     @override
+    def drop(self, relative: str | Path) -> None:
+        super().drop(relative)
+        for path in (f"shared/{_posix(relative)}.json", _posix(relative)):
+            self.store.discard(path)
+
+    @override
     @contextmanager
-    def hold(self, relative: str, *, wait: bool) -> Generator[None]:
+    def hold(self, relative: str, *, wait: bool, waiter: str = "") -> Generator[None]:
         """Hold a name: on this node by a lock, among nodes by a claim."""
         self.settle()
         lock = self.root / relative
         with (
-            exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait),
-            claimed(self.store, relative.replace("/", "-"), wait=wait),
+            exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait, waiter=waiter),
+            claimed(self.store, relative.replace("/", "-"), wait=wait, waiter=waiter, node=node_id()),
         ):
             yield
 

@@ -153,8 +153,15 @@ class Workspace:
         """Return a value whose every `uri` can be read by every node: folders of this machine are carried."""
         return value
 
-    def hold(self, relative: str, *, wait: bool) -> AbstractContextManager[None]:
-        """Hold a name alone among all processes and machines. Raises BusyError if it is held and `wait` is false."""
+    def drop(self, relative: str | Path) -> None:
+        """Delete a file that was shared or overwritten, if it is there; one that this role may not delete stays."""
+        (self.root / relative).unlink(missing_ok=True)
+
+    def hold(self, relative: str, *, wait: bool, waiter: str = "") -> AbstractContextManager[None]:
+        """Hold a name alone among all processes and machines; a `waiter` says for whom it waits.
+
+        Raises BusyError if it is held and `wait` is false.
+        """
         lock = self.root / relative
         private_folder(lock.parent)
-        return exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait)
+        return exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait, waiter=waiter)

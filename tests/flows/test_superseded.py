@@ -11,14 +11,13 @@ from prefect.states import Completed, State, Suspended
 from flows.challenge import listing_of
 from flows.waiting import _supersede
 from ftlib.recipe.recipe import Recipe
-from ftlib.workspace import Workspace
 
 
 def test_its_listing_goes_with_it_and_that_of_one_that_goes_on_stays(tmp_path: Path) -> None:
     runs = [FlowRun(id=uuid4(), flow_id=uuid4(), parameters={"work": str(tmp_path / name)}) for name in ("a", "b")]
     waits, goes_on = runs
     states: dict[Any, State] = {waits.id: Suspended(), goes_on.id: Completed()}
-    listings = [listing_of(Workspace(str(run.parameters["work"])), str(run.id)) for run in runs]
+    listings = [Path(str(run.parameters["work"]), listing_of(str(run.id))) for run in runs]
     for listing in listings:
         listing.parent.mkdir(parents=True)
         listing.write_text("{}")

@@ -61,9 +61,9 @@ def asks(recipe: str, work: str, version: int, override: str = "seed=0") -> Stat
             logit_difference=0.0,
         ),
     )
-    with one_at_a_time(NAME):
+    with one_at_a_time(NAME, place):
         approval, shown_hold = ask(judged, place)
-    with one_at_a_time(NAME):
+    with one_at_a_time(NAME, place):
         settled = before_it_moves(judged) or settle(r, Runner(place), judged, approval, shown_hold)
     return Completed(name=settled.title, data=settled)
 

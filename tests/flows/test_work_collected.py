@@ -37,7 +37,7 @@ def run(recipe: Path, work: Workspace) -> int:
     assert outcome is not None
     evidence, page, result = outcome
     assert isinstance(result, ModelVersion)
-    RunRecord(evidence=evidence, steps=(), report=page, result=result, versions={}).write(work.root / "runs" / r.name)
+    RunRecord(evidence=evidence, steps=(), report=page, result=result, versions={}).write(work)
     leave(work.root)
     return result.version
 
@@ -104,24 +104,24 @@ def test_a_registry_that_is_gone_stops_a_collection_unless_it_is_gone_for_good(t
         collect_work(tmp_path / "work", ALL)
 
 
-def noted(folder: Path, to: Path, recipe: Path, *, result: dict[str, object] | None = None) -> None:
+def noted(work: Path, to: Path, recipe: Path, *, result: dict[str, object] | None = None) -> None:
     """Write what a `retrain` leaves that published to a registry, or a `run` that was refused by a gate."""
     r = load_recipe(recipe, [f"publish.to.path={to}"])
     if result is not None:
         record = {"evidence": {"recipe": r.model_dump(mode="json")}, "result": result}
+        (folder := work / "runs" / "tickets").mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps(record))
         return
     version = ModelVersion(
         name=r.publish.name, version=1, registry=str(to), manifest="0" * 64, created=True, logit_difference=0.0
     )
-    Challenge(recipe=r, what="promoted", reasons=(), listing=Listing(seen={}), version=version).write(folder)
+    Challenge(recipe=r, what="promoted", reasons=(), listing=Listing(seen={}), version=version).write(Workspace(work))
 
 
 def test_a_first_run_that_was_refused_leaves_nothing_to_look_up(tmp_path: Path) -> None:
     work = tmp_path / "elsewhere" / "work"
     (work / "stages").mkdir(parents=True)
-    (folder := work / "runs" / "tickets").mkdir(parents=True)
-    noted(folder, Path("registry"), tiny_recipe(tmp_path), result={"reasons": ["accuracy 0.1, at least 0.9"]})
+    noted(work, Path("registry"), tiny_recipe(tmp_path), result={"reasons": ["accuracy 0.1, at least 0.9"]})
     assert collect_work(work, ALL).garbage == ()
     (tmp_path / "elsewhere" / "registry").mkdir()
     (tmp_path / "elsewhere" / "registry" / "registry.json").write_text('{"format": 99}')
@@ -131,13 +131,13 @@ def test_a_first_run_that_was_refused_leaves_nothing_to_look_up(tmp_path: Path) 
 
 def test_every_registry_that_a_recipe_published_to_is_asked_not_only_the_last(tmp_path: Path) -> None:
     (tmp_path / "work" / "stages").mkdir(parents=True)
-    (folder := tmp_path / "work" / "runs" / "tickets").mkdir(parents=True)
+    work = tmp_path / "work"
     recipe = tiny_recipe(tmp_path)
-    noted(folder, tmp_path / "production", recipe)
-    noted(folder, tmp_path / "staging", recipe)
-    noted(folder, tmp_path / "staging", recipe)
-    noted(folder, tmp_path / "staging", recipe, result={"reasons": []})
-    assert len([*(folder / "published").iterdir()]) == 2
+    noted(work, tmp_path / "production", recipe)
+    noted(work, tmp_path / "staging", recipe)
+    noted(work, tmp_path / "staging", recipe)
+    noted(work, tmp_path / "staging", recipe, result={"reasons": []})
+    assert len([*(work / "runs" / load_recipe(recipe).name / "published").iterdir()]) == 2
     with pytest.raises(StorageError, match=r"no registry at .*/production.*ignore_registries"):
         collect_work(tmp_path / "work", ALL, ignore=[str(tmp_path / "staging")])
     assert collect_work(tmp_path / "work", ALL, ignore=[str(tmp_path / n) for n in ("staging", "production")])
@@ -153,8 +153,8 @@ def test_a_run_notes_where_it_published(tmp_path: Path) -> None:
     evidence = Evidence.model_construct(recipe=r)
     for result in (version, Refusal(reasons=("no",))):
         record = RunRecord.model_construct(evidence=evidence, steps=(), report=page, result=result, versions={})
-        record.write(tmp_path / "run")
-    (place,) = (tmp_path / "run" / "published").iterdir()
+        record.write(Workspace(tmp_path))
+    (place,) = (tmp_path / "runs" / r.name / "published").iterdir()
     assert json.loads(place.read_bytes()) == {"uri": "/srv/registry", "endpoint_url": None, "model": "m"}
 
 

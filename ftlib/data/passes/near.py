@@ -8,12 +8,12 @@ decided in one call, by the same `near_copies`. This process keeps eight bytes a
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -179,7 +179,7 @@ def _bands(exchange: Exchange, threshold: float, parts: int, item: tuple[_Part, 
 
 
 def _sharing(exchange: Exchange, dealt: Sequence[Dealt], part: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows that share a band of this part with others, and for each one the first that it hangs together with."""
+    """Return the rows that share a band of this part with others, and the first that each hangs together with."""
     records = exchange.gathered(dealt, part, _BAND)
     order: Any = np.argsort(records["band"], kind="stable")
     bands, rows = records["band"][order], records["row"][order]
@@ -207,17 +207,23 @@ def _suspects(exchange: Exchange, threshold: float, bins: int, item: tuple[_Part
         sketches = sketch([example.text for (_, _, example, _), _ in batch], threshold)
         for ((number, row_id, example, split), group), bands in zip(batch, sketches.tolist(), strict=True):
             suspect = Suspect(number, part.side(split), row_id, example.label, bands, own_shingles(example.text))
-            each[group % bins].append(pickle.dumps(tuple(suspect)))
+            each[group % bins].append(_packed(suspect))
     return exchange.deal_bytes(f"{part.placing.tag}-suspects-{block.number}", map(b"".join, each))
 
 
 def _near(exchange: Exchange, threshold: float, dealt: Sequence[Dealt], number: int) -> dict[int, Reason]:
     """Decide the groups of a bin, and return the rows to drop."""
-    suspects = [suspect for one in dealt for suspect in _unpickled(exchange.part_bytes(one, number))]
+    suspects = [suspect for one in dealt for suspect in _unpacked(exchange.part_bytes(one, number))]
     return near_copies(suspects, partial(NearTexts, threshold))
 
 
-def _unpickled(data: bytes) -> Iterator[Suspect]:
+def _packed(suspect: Suspect) -> bytes:
+    data = msgspec.msgpack.encode((*suspect[:-1], suspect.shingles.tobytes()))
+    return len(data).to_bytes(4) + data
+
+
+def _unpacked(data: bytes) -> Iterator[Suspect]:
     stream = io.BytesIO(data)
-    while stream.tell() < len(data):
-        yield Suspect(*pickle.load(stream))
+    while size := stream.read(4):
+        *fields, runs = msgspec.msgpack.decode(stream.read(int.from_bytes(size)))
+        yield Suspect(*fields, np.frombuffer(runs, np.uint32))

@@ -12,6 +12,7 @@ from ftlib.on_ray import answers, jobs
 from ftlib.on_ray.answers import answer_of
 from ftlib.on_ray.jobs import run_plan
 from ftlib.training.compute import Compute
+from ftlib.workspace import Workspace
 
 
 @pytest.mark.parametrize(
@@ -49,8 +50,8 @@ def test_a_plans_file_is_there_while_the_job_runs_and_no_longer(
             raise TransientError("lost")
 
     monkeypatch.setattr(jobs, "run_job", run_job)
-    run_plan("ftlib.on_ray.statistics", "{}", file, "batch_norm", Compute())
+    run_plan("ftlib.on_ray.statistics", "{}", file, "batch_norm", Compute(), Workspace(tmp_path))
     with pytest.raises(TransientError):
-        run_plan("ftlib.on_ray.statistics", "{}", file, "fails", Compute())
+        run_plan("ftlib.on_ray.statistics", "{}", file, "fails", Compute(), Workspace(tmp_path))
     assert calls[0] == (f"python -P -m ftlib.on_ray.statistics '{file}'", "a plan", "batch_norm", "{}")
     assert not file.exists()

@@ -21,6 +21,7 @@ SAID_BY_A_PERSON = {
     "ftlib/registry/places/s3.py",
     "ftlib/registry/places/__init__.py",  # back from a place to what a recipe says
     "ftlib/artifacts.py",  # what an artifact says of its place
+    "flows/command_line/options.py",
     "ftlib/published/work_roots.py",
     "flows/command_line/copy_version.py",  # options, and their help
     "flows/command_line/doctor.py",
