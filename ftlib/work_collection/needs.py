@@ -1,0 +1,191 @@
+"""Who needs what of a work place: one way to decide, however what is there was listed.
+
+A stage's output is needed by: the last runs of every recipe; a champion that was trained on it; a retraining that waits
+for an answer; a run that has used it and goes on; whoever used it a short while ago; and every output whose record
+names it. All else is garbage.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import Field
+
+from ftlib.config import Config
+
+DAY = 86400.0
+SAFE_SECONDS = 3600.0
+"""What was used or written more recently is never deleted, whatever the policy: who only looks holds nothing."""
+WAITS_SECONDS = 8 * DAY
+"""A retraining waits for an answer for at most a week."""
+
+NAMED = re.compile(r"stages/([a-z_]+)/([0-9a-f]{16})(?![0-9a-f])")
+_FINGERPRINT = re.compile(r'"fingerprint":\s*"([0-9a-f]{16})"')
+SHARED_NAMES = re.compile(r"(?:outcomes|divergences)/[\w./=+-]+|(?:champions|bases|versions|plans)/[\w.+-]+")
+
+SHORT_WHILE = "whoever used it a short while ago"
+
+
+class WorkPolicy(Config):
+    """What is kept though nobody needs it today."""
+
+    keep_days: float = Field(default=14.0, ge=0.0)
+    """Days since an output was last used."""
+    keep_runs: int = Field(default=1, ge=1)
+    """The last runs of every recipe whose outputs are kept."""
+
+    @property
+    def keep_seconds(self) -> float:
+        """Return how long what was used is kept, whoever needs it."""
+        return max(self.keep_days * DAY, SAFE_SECONDS)
+
+
+class WorkItem(Config):
+    """A stage's output, or another file or folder of the work place."""
+
+    path: str
+    """Below the work place."""
+    bytes: int
+    days: float
+    """Since it was last used."""
+    runs: tuple[str, ...] = ()
+    """Recipes whose recorded runs used it."""
+    needed_by: tuple[str, ...] = ()
+    """Why it is kept; empty for garbage."""
+
+    @property
+    def stage(self) -> str:
+        """Return the stage, or the kind of file."""
+        parts = self.path.split("/")
+        return parts[1] if parts[0] == "stages" else parts[0]
+
+
+class WorkCollected(Config):
+    """What lies there, and what was deleted or would be."""
+
+    folder: str
+    kept: tuple[WorkItem, ...]
+    garbage: tuple[WorkItem, ...]
+    """Deleted, if it was asked for."""
+    busy: tuple[str, ...] = ()
+    """Garbage that is kept this time, since others hold the folder."""
+    watched: tuple[WorkItem, ...] = ()
+    """Garbage of a bucket that a later run deletes, if nobody needs it then."""
+
+    @property
+    def garbage_bytes(self) -> int:
+        """Return what deleting frees."""
+        return sum(item.bytes for item in self.garbage)
+
+
+@dataclass
+class Output:
+    """One stage's output by its fingerprint, with what its record says."""
+
+    stage: str
+    key: str
+    used: float = 0.0
+    """When somebody last asked for it, by the clock of what keeps it."""
+    made: bool = False
+    """Whether it is there, or an attempt at it that may be resumed."""
+    names: set[str] = field(default_factory=set[str])
+    """Outputs that its record names."""
+    shares: set[str] = field(default_factory=set[str])
+    """Shared files that its record names."""
+    content: str = ""
+    needed_by: list[str] = field(default_factory=list[str])
+
+    def says(self, record: str) -> None:
+        """Take in what its record says."""
+        self.names = {name for _, name in NAMED.findall(record)} - {self.key}
+        self.shares = {*SHARED_NAMES.findall(record)}
+        with suppress(ValueError, AttributeError):
+            self.content = str(json.loads(record).get("content") or "")
+
+
+Some = TypeVar("Some", bound=Output)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What is known beside the outputs."""
+
+    policy: WorkPolicy
+    contents: Mapping[str, str]
+    """Digests of data that champions need, and their names."""
+    runs: Mapping[str, Sequence[str]]
+    """The records of every recipe's last runs: all that they used stands in them."""
+    now: float
+    since: float
+    """Since when somebody has held the place, or waits: whatever was used since may be needed."""
+
+    def mark(self, outputs: Mapping[str, Output]) -> dict[str, list[str]]:
+        """Say of every output who needs it; return which recipes' runs used which."""
+        runs = defaultdict[str, list[str]](list)
+        for name, texts in self.runs.items():
+            used = {key for text in texts for key in _FINGERPRINT.findall(text)}
+            for key in used | {key for text in texts for _, key in NAMED.findall(text)}:
+                runs[key].append(name)
+        for output in outputs.values():
+            output.needed_by += self._needs(output, runs.get(output.key, ()))
+        waiting = [output for output in outputs.values() if output.needed_by]
+        while waiting:
+            output = waiting.pop()
+            for named in (outputs[name] for name in output.names if name in outputs):
+                if not named.needed_by:
+                    named.needed_by.append(f"{output.stage} {output.key}, which is kept")
+                    waiting.append(named)
+        return runs
+
+    def _needs(self, output: Output, runs: Iterable[str]) -> Generator[str]:
+        """Yield who needs an output, but for those whose records name it."""
+        age = self.now - output.used
+        if output.used >= self.since:
+            yield "a run that goes on, or waits"
+        if not output.made and age > SAFE_SECONDS:
+            return  # what a killed collector left, or the lock of what is gone: it counts as absent
+        yield from (f"the last run of {name}" for name in runs)
+        if output.content in self.contents:
+            yield self.contents[output.content]
+        if age < self.policy.keep_seconds:
+            yield SHORT_WHILE
+
+
+def referrers_first(outputs: Sequence[Some]) -> list[Some]:
+    """Return outputs so that none comes after one that its record names."""
+    by_key = {output.key: output for output in outputs}
+    ordered: dict[str, Some] = {}
+    seen: set[str] = set()
+    for first in outputs:
+        stack = [first]
+        while stack:
+            output = stack[-1]
+            seen.add(output.key)
+            below = next((name for name in output.names if name in by_key and name not in seen), None)
+            if below is None:
+                ordered.setdefault(output.key, stack.pop())
+            else:
+                stack.append(by_key[below])
+    return [*ordered.values()][::-1]  # each came behind all that it names
+
+
+def all_named(output: Output, outputs: Mapping[str, Output]) -> set[str]:
+    """Return the outputs that a record names, and theirs."""
+    found: set[str] = set()
+    waiting = [*output.names]
+    while waiting:
+        if (name := waiting.pop()) not in found and name in outputs:
+            found.add(name)
+            waiting += outputs[name].names
+    return found
+
+
+def largest_first(items: Iterable[WorkItem]) -> tuple[WorkItem, ...]:
+    """Sort what is shown."""
+    return tuple(sorted(items, key=lambda item: (-item.bytes, item.path)))
