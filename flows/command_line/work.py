@@ -132,6 +132,8 @@ def _print_gc(parts: list[WorkCollected], *, acted: bool) -> None:
         click.echo(f"{part.folder}: {count}, {size} {'deleted' if acted else 'would be deleted; --yes acts'}")
         if part.watched:
             size = in_bytes(sum(item.bytes for item in part.watched))
-            click.echo(f"{counted(len(part.watched), 'more file')}, {size}, that no record names: later runs delete them")
+            click.echo(
+                f"{counted(len(part.watched), 'more file')}, {size}, that no record names: later runs delete them"
+            )
         if part.busy:
             click.echo(f"{counted(len(part.busy), 'item')} stay for now: a run uses the folder; run it again later")

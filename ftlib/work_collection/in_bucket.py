@@ -392,8 +392,8 @@ class BucketCollector:
         for path in paths:
             if not self.store.discard(path):
                 raise StorageError(
-                    f"{self.store.uri}/{path} may not be deleted: the collector's role needs s3:DeleteObject on it; run "
-                    "`reglage work gc` as that role, a trainer's needs no such right"
+                    f"{self.store.uri}/{path} may not be deleted: the collector's role needs s3:DeleteObject on it; "
+                    "run `reglage work gc` as that role, a trainer's needs no such right"
                 )
 
     def _needed_blobs(self, seen: _Seen, gone: set[str]) -> set[str]:

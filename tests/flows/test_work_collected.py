@@ -140,7 +140,9 @@ def test_every_registry_that_a_recipe_published_to_is_asked_not_only_the_last(tm
     assert len([*(work / "runs" / load_recipe(recipe).name / "published").iterdir()]) == 2
     with pytest.raises(StorageError, match=r"no registry at .*/production.*ignore_registries"):
         collect_work(Workspace(tmp_path / "work"), ALL, ignore=[str(tmp_path / "staging")])
-    assert collect_work(Workspace(tmp_path / "work"), ALL, ignore=[str(tmp_path / n) for n in ("staging", "production")])
+    assert collect_work(
+        Workspace(tmp_path / "work"), ALL, ignore=[str(tmp_path / n) for n in ("staging", "production")]
+    )
 
 
 def test_a_run_notes_where_it_published(tmp_path: Path) -> None:
