@@ -20,6 +20,7 @@ from ftlib.config import Config
 from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
 from ftlib.recipe.file import load_recipe
+from ftlib.registry.places import registry_at
 from ftlib.storage.place import Place, is_remote
 from ftlib.urls import NO_SECRET_PATTERN
 
@@ -224,11 +225,10 @@ def _registry_overrides(environment: Environment) -> list[str]:
     """Return how recipes are made to publish to the environment's registry."""
     if environment.registry is None:
         return []
-    place = Place.parse(environment.registry, environment.endpoint_url)
-    if not place.remote:
-        return [f"publish.to={{kind: folder, path: {_quoted(place.key)}}}"]
-    server = f", endpoint_url: {_quoted(place.endpoint_url)}" if place.endpoint_url else ""
-    return [f"publish.to={{kind: s3, bucket: {_quoted(place.bucket)}, prefix: {_quoted(place.prefix)}{server}}}"]
+    registry = registry_at(Place.parse(environment.registry, environment.endpoint_url))
+    fields = registry.model_dump(exclude={"kind"}, exclude_none=True)
+    told = "".join(f", {name}: {_quoted(value)}" for name, value in fields.items())
+    return [f"publish.to={{kind: {registry.kind}{told}}}"]
 
 
 def _quoted(text: str) -> str:

@@ -141,10 +141,10 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
 
 def _to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
     """Count the rows that the champion was trained on, and that are to be forgotten."""
-    asked = [one for one in read_requests(work.root) if one.dataset is None or one.dataset in r.training_datasets()]
+    asked = [one for one in read_requests(work) if one.dataset is None or one.dataset in r.training_datasets()]
     if champion is None or not asked:
         return 0
-    rows = sorted({row for one in asked for row in one.rows})
+    rows = sorted({row for one in asked for of_key in one.keys.values() for row in of_key})
     return int(contains(champion.trained_on(champion.pull(registry, work)), packed(rows)).sum()) if rows else 0
 
 

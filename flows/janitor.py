@@ -35,7 +35,7 @@ from ftlib.registry.garbage_collection import DAY, Collector
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
 from ftlib.wording import counted, escaped, table
-from ftlib.work_collection import WorkCollected, WorkPolicy, collect_cache
+from ftlib.work_collection import Retention, WorkCollected, WorkPolicy, collect_cache
 from ftlib.workspace import Workspace, user_cache
 
 one_line_errors()
@@ -69,6 +69,7 @@ def janitor(
     grace_days: float = 7.0,
     keep_days: float = 14.0,
     keep_runs: int = 1,
+    retention: list[str] = [],  # noqa: B006
     ignore_registries: list[str] = [],  # noqa: B006
     cache: bool = False,
     ray_address: str | None = None,
@@ -86,6 +87,8 @@ def janitor(
         grace_days: How long a registry's garbage is watched before it goes.
         keep_days: What was used in so many days stays in the work folder and the cache.
         keep_runs: What the last so many runs of every recipe used stays.
+        retention: What goes after so many days, whoever needs it, as snapshots=30; also prepared, quarantine, outcomes
+            and logs.
         ignore_registries: Registries that runs published to and that are gone for good, as their URIs.
         cache: Look at the user's cache, too, which every work folder of the worker's user shares.
         ray_address: A Ray cluster, as http://head:8265, whose jobs of ended runs are stopped.
@@ -95,7 +98,7 @@ def janitor(
             raise RecipeError(f"{name}: got {days:g}, allowed are days from 0 on")
     if keep_runs < 1:
         raise RecipeError(f"keep_runs: got {keep_runs}, allowed is 1 or more")
-    policy = WorkPolicy(keep_days=keep_days, keep_runs=keep_runs)
+    policy = WorkPolicy(keep_days=keep_days, keep_runs=keep_runs, retention=Retention.parse(retention))
     with get_client(sync_client=True) as client:
         parts: list[tuple[str, str, Callable[[], Iterator[Cleared]]]] = [
             ("slots", "the Prefect server", lambda: _slots(client, delete)),
@@ -199,7 +202,8 @@ def _collected(what: str, of: WorkCollected) -> Cleared:
     busy = f"; {counted(len(of.busy), 'more')} in use" if of.busy else ""
     kept = in_bytes(sum(item.bytes for item in of.kept))
     watched = f"; {counted(len(of.watched), 'more')} watched" if of.watched else ""
-    facts = f"{in_bytes(of.garbage_bytes)}; {kept} needed{busy}{watched}"
+    missed = "".join(f"; {path} is over its retention, needed by {who[0]}" for path, who in of.missed.items())
+    facts = f"{in_bytes(of.garbage_bytes)}; {kept} needed{busy}{watched}{missed}"
     return Cleared(what=what, where=of.folder, found=tuple(item.path for item in of.garbage), facts=facts)
 
 

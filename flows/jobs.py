@@ -67,6 +67,7 @@ def ingest_job(
         columns=dataset.columns,
         personal_data=dataset.personal_data,
         excluded=excluded(forgotten, name) if dataset.key else (),
+        compute=recipe.compute,
     )
 
 
@@ -86,6 +87,7 @@ def preprocess_job(
         guards=tuple(Guard(raw=raw[other], dataset=recipe.datasets[other]) for other in others),
         trains=trains,
         used=used,
+        compute=recipe.compute,
     )
 
 

@@ -63,7 +63,8 @@ def measure(
     """
     prepared: dict[str, PreparedDataset] = {}
     for of in recipe.evaluation_datasets():
-        if dataset := (yield from step(preprocess, jobs.preprocess_job(recipe, of, raw, finished.model), of)):
+        job = jobs.preprocess_job(recipe, of, raw, finished.model)
+        if dataset := (yield from step(preprocess, job, of, on_ray=recipe.compute.prepares_on_ray)):
             prepared[of] = dataset
     beside = yield from enriched(recipe, trail, prepared, raw)
     return (yield from measured(recipe, [finished.candidate], prepared, split, 1, beside))

@@ -148,7 +148,7 @@ def inputs(
         read_carried(model)  # what it lacks is said now, and not behind the rows
     onto = jobs.found_onto(r, work)
     files = pinned(r, work) if files is None else files
-    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work.root))
+    return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work))
 
 
 def pinned(r: Recipe, work: Workspace) -> dict[str, tuple[FileVersion, ...]]:
@@ -176,7 +176,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
         job = jobs.preprocess_job(r, name, raw, model, given.used.get(name)) if raw and model else None
-        if models := (yield from step(preprocess, job, name)):
+        if models := (yield from step(preprocess, job, name, on_ray=r.compute.prepares_on_ray)):
             prepared[name] = models
     if raw is None or model is None or len(prepared) < len(r.datasets):
         return None
@@ -211,7 +211,8 @@ def ingested(
     """Ingest every dataset."""
     raw: dict[str, RawDataset] = {}
     for name in r.datasets:
-        if made := (yield from step(ingest, jobs.ingest_job(r, name, files[name], forgotten), name)):
+        job = jobs.ingest_job(r, name, files[name], forgotten)
+        if made := (yield from step(ingest, job, name, on_ray=r.compute.prepares_on_ray)):
             raw[name] = made
     return raw if len(raw) == len(r.datasets) else None
 
@@ -256,7 +257,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     if r.publish.fisher:
         at, rows = selection and selection.chosen, data and data.prepared
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
-        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.workers > 0)
+        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.most_workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
     carries = carried or not r.publish.fisher
     if not (data and checkpoints and swept and selection and final and carries and all(kept)):

@@ -1,9 +1,8 @@
 """`reglage forget`: clear every trace of some rows from a work folder, and keep them from coming back."""
 
 import getpass
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -11,12 +10,13 @@ from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.lineage import spellings
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import table
-from ftlib.errors import RecipeError, ReglageError, first_line
+from ftlib.errors import RecipeError, ReglageError, StorageError, first_line
 from ftlib.published.erasure import Eraser, Erasure, check_done
 from ftlib.published.work_roots import registries_of
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
+from ftlib.storage.place import is_remote
 from ftlib.wording import counted
 from ftlib.workspace import Workspace, user_cache
 
@@ -57,7 +57,7 @@ def forget(
     endpoint_url: str | None,
     recipe: Path | None,
     overrides: tuple[str, ...],
-    work: Path,
+    work: str,
     as_json: bool,
 ) -> None:
     """Forget rows: clear what the work folder and the user's cache keep of them, and never ingest them again.
@@ -68,7 +68,9 @@ def forget(
     if recipe is not None and not delete:
         raise click.UsageError("--retrain trains without the rows, which only --delete takes out; give both")
     asked = (*spellings((*keys, *(_lines(file) if file else ()))),)
-    root = work.absolute()
+    if is_remote(work):
+        raise StorageError(f"--work: {work} is in a bucket, and only a folder can be searched; forget its rows by hand")
+    root = Path(work).absolute()
     readers, unknown = _registries(root, registry_uri, endpoint_url)
     eraser = Eraser(root, asked, dataset, by or _user(), user_cache())
     erasure = eraser.erase(readers, delete=delete, not_known=unknown)
@@ -119,8 +121,8 @@ def _user() -> str:
 def _print(erasure: Erasure) -> None:
     """Print the traces, the versions that learnt the rows, and what is not cleared."""
 
-    def say(rows: list[list[Any]]) -> None:
-        emit(table([str(cell) for cell in rows[0]], rows[1:]), {}, as_json=False)
+    def say(rows: Sequence[Sequence[str]]) -> None:
+        emit(table([*rows[0]], [[*row] for row in rows[1:]]), {}, as_json=False)
 
     verb = "cleared" if erasure.acted else "would be cleared"
     if erasure.traces:

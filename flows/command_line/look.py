@@ -103,7 +103,7 @@ def look_at(
         raise RecipeError(f"datasets.{name}: look shows rows of text, these are {kind.modality}; the report shows them")
     model = find_any(recipe.model, bases(recipe, work))
     guards = recipe.evaluation_datasets() if name in recipe.training_datasets() else ()
-    forgotten = read_requests(work.root)
+    forgotten = read_requests(work)
     raw = {
         one: ingest(ingest_job(recipe, one, pin(recipe.datasets[one].source, work), forgotten), work)
         for one in dict.fromkeys((name, *guards))

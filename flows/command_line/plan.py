@@ -22,8 +22,8 @@ from ftlib.models.pruning import describe_pruned, stack_of
 from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
-from ftlib.stages.ingest import ingest
-from ftlib.stages.preprocess import preprocess
+from ftlib.stages.ingest import IngestJob, ingest
+from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.register import register
 from ftlib.stages.score import SCORED
 from ftlib.stages.step import Step, walk
@@ -178,6 +178,8 @@ def _facts(step: Step, output: Artifact | None) -> str:
         return counted(len(output.members), "candidate")
     if isinstance(output, Fisher):
         return counted(output.rows, "row")
+    if isinstance(step.job, IngestJob | PreprocessJob) and step.on_ray:
+        return counted(step.job.compute.data_workers, "data worker")
     return f"{'' if step.job else 'up to '}{counted(step.candidates, 'candidate')}" if step.candidates else ""
 
 
@@ -193,7 +195,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     else:
         check_card(recipe, on)
     planner = Planner(work, prepare)
-    files, forgotten = pinned(recipe, work), read_requests(work.root)
+    files, forgotten = pinned(recipe, work), read_requests(work)
     given = Inputs(model, files, companions=companions, onto=found_onto(recipe, work), forgotten=forgotten)
     walk(steps(recipe, work, given), planner.look)
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
@@ -278,7 +280,7 @@ def _without_layers(recipe: Recipe, model: Path, work: Workspace) -> Path:
 def _speed(recipe: Recipe, card: Card | None, work: Workspace, size: "Footprint") -> Speed:
     if card is None or card.bf16_flops is None:
         return measured_speed(work, size.hidden)
-    workers = max(1, recipe.compute.workers)
+    workers = max(1, recipe.compute.least_workers)
     source = f"the data sheet of {card.name}: {card.bf16_flops / 1e12:.0f} TFLOP/s in bf16, {EFFICIENCY:.0%} of it"
     return Speed(flops=EFFICIENCY * card.bf16_flops * workers, source=source)
 
@@ -550,7 +552,7 @@ def _fisher_plans(
     if recipe.publish.fisher:
         kept = Kept(recipe.publish.fisher.datasets, recipe.publish.fisher.rows)
         asked.append(("fisher to publish", kept, sizes[-1]))
-    shards = max(1, recipe.compute.workers) if recipe.compute.sharding == "fsdp" else 1
+    shards = max(1, recipe.compute.least_workers) if recipe.compute.sharding == "fsdp" else 1
     plans: list[ScoringPlan] = []
     for label, kept, size in asked:
         if kept is None or not kept.datasets:  # what the base model carries is read

@@ -15,7 +15,7 @@ from ftlib.errors import RecipeError
 from ftlib.published.work_roots import collect_work
 from ftlib.storage.files import in_bytes
 from ftlib.wording import counted
-from ftlib.work_collection import WorkCollected, WorkItem, WorkPolicy, collect_cache
+from ftlib.work_collection import Retention, WorkCollected, WorkItem, WorkPolicy, collect_cache
 from ftlib.workspace import Workspace, user_cache
 
 
@@ -37,10 +37,11 @@ def policy_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add what is kept though nobody needs it; the command gets one `policy`."""
 
     @wraps(command)
-    def judged(*args: Any, keep_days: float, keep_runs: int, **options: Any) -> None:
+    def judged(*args: Any, keep_days: float, keep_runs: int, retain: tuple[str, ...], **options: Any) -> None:
         if not 0.0 <= keep_days < inf:
             raise RecipeError(f"--keep-days: got {keep_days:g}, allowed are days from 0 on")
-        command(*args, policy=WorkPolicy(keep_days=keep_days, keep_runs=keep_runs), **options)
+        policy = WorkPolicy(keep_days=keep_days, keep_runs=keep_runs, retention=Retention.parse(retain))
+        command(*args, policy=policy, **options)
 
     days = click.option(
         "--keep-days", type=float, default=14.0, show_default=True, help="Keep what was used in so many days."
@@ -52,7 +53,13 @@ def policy_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="Keep what the last so many runs of every recipe used.",
     )
-    return days(runs(judged))
+    retain = click.option(
+        "--retain",
+        multiple=True,
+        metavar="KIND=DAYS",
+        help="Delete what is older, whoever needs it: snapshots, prepared, quarantine, outcomes, logs. Repeatable.",
+    )
+    return days(runs(retain(judged)))
 
 
 @work.command("list")
@@ -135,5 +142,7 @@ def _print_gc(parts: list[WorkCollected], *, acted: bool) -> None:
             click.echo(
                 f"{counted(len(part.watched), 'more file')}, {size}, that no record names: later runs delete them"
             )
+        for path, who in part.missed.items():
+            click.echo(f"{path}: its retention is over, and it is needed by {'; '.join(who)}")
         if part.busy:
             click.echo(f"{counted(len(part.busy), 'item')} stay for now: a run uses the folder; run it again later")

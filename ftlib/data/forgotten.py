@@ -1,6 +1,6 @@
 """Rows that are to be forgotten, by a digest of their keys: what ingestion leaves out although a source still has it.
 
-<root>/forgotten/<digest>.json    one request: which keys, of which dataset, and the rows that they had; never changed
+<work>/forgotten/<digest>.json    one request: which keys, of which dataset, and the rows that they had; never changed
 
 A digest and no key, so that the list of what was forgotten does not remember it. Whoever has a key can ask whether it
 is on the list, and keys that are few can all be asked: the list is as private as a version's index of rows.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -20,7 +19,7 @@ from ftlib.data.rows import Value
 from ftlib.errors import StorageError
 from ftlib.fingerprint import digest, identify
 from ftlib.storage.files import local_errors
-from ftlib.workspace import write_durably
+from ftlib.workspace import Workspace, write_durably
 
 FOLDER = "forgotten"
 _SALT = b"reglage forget"
@@ -29,12 +28,11 @@ _SALT = b"reglage forget"
 class ForgetRequest(Config):
     """What is to be forgotten, from when it was asked for on."""
 
-    keys: tuple[str, ...]
-    """`digest_of_key` of each, sorted."""
+    keys: dict[str, tuple[str, ...]]
+    """By `digest_of_key`, the ids of the rows that had the key when it was asked for: what is left of them is found by
+    it."""
     dataset: Name | None = None
     """The dataset whose rows these keys name; None: those of every dataset with a key."""
-    rows: tuple[str, ...] = ()
-    """The ids of the rows that had these keys when it was asked for, sorted: what is left of them is found by it."""
     at: str
     """When, as an ISO 8601 moment."""
     by: str
@@ -43,7 +41,7 @@ class ForgetRequest(Config):
     @property
     def name(self) -> str:
         """Return the name of its file: equal requests are one."""
-        return f"{digest(identify([self.keys, self.dataset, self.rows]))[:16]}.json"
+        return f"{digest(identify([self.keys, self.dataset]))[:16]}.json"
 
 
 def digest_of_key(value: Value) -> str | None:
@@ -59,11 +57,13 @@ def is_forgotten(value: Value, excluded: Collection[str]) -> bool:
     return digest_of_key(value) in excluded
 
 
-def read_requests(root: Path) -> list[ForgetRequest]:
-    """Return everything that a work folder was asked to forget. Raises StorageError for a record that is damaged."""
+def read_requests(work: Workspace) -> list[ForgetRequest]:
+    """Return everything that a work place was asked to forget. Raises StorageError for a record that is damaged."""
     requests: list[ForgetRequest] = []
-    for path in sorted((root / FOLDER).glob("*.json")):
-        with local_errors(path):
+    for name in work.names(FOLDER):
+        if not name.endswith(".json"):
+            continue
+        with local_errors(path := work.shared(f"{FOLDER}/{name}")):
             text = path.read_bytes()
         try:
             requests.append(ForgetRequest.model_validate_json(text))
@@ -75,11 +75,12 @@ def read_requests(root: Path) -> list[ForgetRequest]:
     return requests
 
 
-def write_request(root: Path, request: ForgetRequest) -> None:
+def write_request(work: Workspace, request: ForgetRequest) -> None:
     """Put a request on the list, once. Raises StorageError where it cannot be written."""
-    path = root / FOLDER / request.name
+    path = work.shared(relative := f"{FOLDER}/{request.name}")
     if not path.is_file():
         write_durably(path, request.model_dump_json(indent=1).encode())
+        work.share(relative)
 
 
 def excluded(requests: Iterable[ForgetRequest], dataset: str) -> tuple[str, ...]:

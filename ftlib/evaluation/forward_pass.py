@@ -113,7 +113,7 @@ def resources(compute: Compute) -> Generator[torch.device]:
     check_gpu(compute)
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(min(cores, (compute.threads or cores) * max(1, compute.workers)))
+    torch.set_num_threads(min(cores, (compute.threads or cores) * max(1, compute.most_workers)))
     try:
         yield torch.device("cuda" if compute.use_gpu else "cpu")
     finally:

@@ -52,6 +52,11 @@ class InferencePlan(Config, ABC, Generic[T]):
     def job_file(self) -> Path:
         """Return a file for a cluster's driver to read the plan from; its name is unique to what is asked."""
 
+    @property
+    @abstractmethod
+    def made(self) -> list[Path]:
+        """Return the files that `make` leaves."""
+
     @abstractmethod
     def models(self, device: torch.device) -> Models[T]:
         """Return the models, for `infer_here` or for a worker. Raises ModelError for weights that do not load."""

@@ -62,6 +62,11 @@ class PredictionPlan(InferencePlan[Outcomes]):
     def job_file(self) -> Path:
         return Path(self.files[0]).with_name(f"evaluate-{digest(list(self.files))[:16]}.json")
 
+    @property
+    @override
+    def made(self) -> list[Path]:
+        return [Path(file) for file in self.files]
+
     @override
     def models(self, device: torch.device) -> Predictor:
         return Predictor(self, device)

@@ -33,6 +33,7 @@ from ftlib.kinds.sampling import sample
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.models.limits import limits_of
+from ftlib.storage.node_cache import local_path
 from ftlib.training.principles import PRINCIPLE
 
 WORDS = ("Yes", "No")
@@ -333,13 +334,18 @@ class RevisePlan(InferencePlan[list[Drafted]]):
         """Return the files of all parts, in order."""
         return [Path(self.folder, f"part-{i:06d}.jsonl") for i in range(-(-self.count // PROMPTS_AT_ONCE))]
 
+    @property
+    @override
+    def made(self) -> list[Path]:
+        return self.parts
+
     @override
     def models(self, device: torch.device) -> Models[list[Drafted]]:
         return _Revising(self, device)
 
     @override
     def rows(self, item: int) -> PreparedSplit:
-        table = pa.ipc.open_file(pa.memory_map(self.prompts)).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(local_path(self.prompts)))).read_all()
         return PreparedSplit(table.slice(item * PROMPTS_AT_ONCE, PROMPTS_AT_ONCE), self.layout.asked_as, None)
 
     @override

@@ -52,6 +52,11 @@ class ScorePlan(InferencePlan[np.ndarray]):
     def job_file(self) -> Path:
         return Path(self.folder, f"score-{self.fingerprint}.json")
 
+    @property
+    @override
+    def made(self) -> list[Path]:
+        return [split_file(Path(self.folder), split) for split in self.splits]
+
     @override
     def models(self, device: torch.device) -> Models[np.ndarray]:
         return _Scorer(self, device)

@@ -55,6 +55,11 @@ class WritePlan(InferencePlan[Written]):
     def job_file(self) -> Path:
         return Path(self.folder, f"answer-{self.fingerprint}.json")
 
+    @property
+    @override
+    def made(self) -> list[Path]:
+        return [split_file(Path(self.folder), split) for split in self.splits]
+
     @override
     def models(self, device: torch.device) -> Models[Written]:
         return _Writer(self, device)

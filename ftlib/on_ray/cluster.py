@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import ray
@@ -35,7 +36,12 @@ def check_cluster(compute: Compute, asked: Sequence[Wanted]) -> None:
     """
     client = job_client(compute.ray_address)
     nodes = _nodes(client)
-    if nodes is None or (missing := lacking(asked, nodes)) is None:
+    if nodes is None:
+        return
+    if (missing := lacking(asked, nodes)) is None:
+        if (later := lacking([replace(one, workers=one.most) for one in asked], nodes)) is not None:
+            has = told(compute.ray_address, nodes)
+            note("cluster", f"{has}, room for fewer than {later.most} workers: a training grows when nodes come")
         return
     if _grows(client):
         note("cluster", f"{missing}; nodes may still come")

@@ -22,9 +22,11 @@ from ftlib.evaluation.row_scores import ScorePlan
 from ftlib.evaluation.written_answers import WritePlan
 from ftlib.on_ray.answers import answer_of
 from ftlib.on_ray.cluster import nodes_here, told
-from ftlib.on_ray.jobs import drive, run_plan
+from ftlib.on_ray.jobs import drive, run_plan, share_made
 from ftlib.on_ray.session import session
+from ftlib.storage.files import private_folder
 from ftlib.wording import counted
+from ftlib.workspace import Workspace
 
 
 class _Spec(Config):
@@ -33,27 +35,39 @@ class _Spec(Config):
     plan: PredictionPlan | ScorePlan | WritePlan | RevisePlan = Field(discriminator="kind")
 
 
-def infer(plan: InferencePlan[Any]) -> None:
+def infer(asked: InferencePlan[Any], work: Workspace) -> None:
     """Answer the plan on its workers; a table that is there is not made again.
 
     Raises what a worker raises, TransientError if one was lost more often than `compute.max_failures`.
     """
+    plan = work.carried(asked)
     if plan.compute.ray_address == "local":
         _infer_here(plan)
         return
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
-    run_plan("ftlib.on_ray.evaluator", _spec(local), plan.job_file, plan.what, plan.compute)
+    run_plan("ftlib.on_ray.evaluator", _spec(local), plan.job_file, plan.what, plan.compute, work, plan.made)
 
 
 def _spec(plan: InferencePlan[Any]) -> str:
     return _Spec.model_validate({"plan": plan}).model_dump_json()
 
 
-def _infer_here(plan: InferencePlan[Any]) -> None:
+def _infer_here(plan: InferencePlan[Any], work: Workspace | None = None) -> None:
+    """Answer the plan here; as a job at a work place in a bucket, go on from what an earlier job made, and share it."""
+    if work is not None:
+        for path in plan.made:
+            private_folder(path.parent)
+            work.shared(path.relative_to(work.root))
+
+    def answered(item: int) -> Any:
+        share_made(work, plan.made)
+        return _together(plan, workers, item)
+
     with session(plan.compute):
         workers = _start(plan)
         try:
-            plan.make(lambda item: _together(plan, workers, item))
+            plan.make(answered)
+            share_made(work, plan.made)
         finally:
             for worker in workers:
                 ray.kill(worker)
@@ -114,4 +128,4 @@ def _together(plan: InferencePlan[Any], workers: list[Any], item: int) -> Any:
 
 
 if __name__ == "__main__":
-    drive(_Spec, lambda spec: _infer_here(spec.plan))
+    drive(_Spec, lambda spec, work: _infer_here(spec.plan, work))

@@ -6,10 +6,11 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,33 +21,54 @@ from ftlib.config import Config
 from ftlib.errors import Interrupted, StorageError, TransientError, first_line
 from ftlib.on_ray.cluster import job_client
 from ftlib.on_ray.session import driver_environment, job_config, worker_environment
-from ftlib.storage import Place, open_store
 from ftlib.storage.place import is_remote
 from ftlib.training.compute import Compute
-from ftlib.workspace import write_durably
+from ftlib.training.run_place import ATTEMPTS
+from ftlib.workspace import Workspace, write_durably
 
 P = TypeVar("P", bound=Config)
 
 
-def drive(kind: type[P], act: Callable[[P], None]) -> None:
+def drive(kind: type[P], act: Callable[[P, Workspace | None], None]) -> None:
     """Be the driver of a Ray job: join the cluster that started it, and act on the plan in the file it names.
 
-    The file's name is a path that every node sees, or a URI. Raises StorageError where it is not there.
+    That is a file that every node sees, or an object of a work place in a bucket, which `act` is told then: what the
+    job leaves on this node's disk for who asked for it is shared there. Raises StorageError where it is not there.
     """
-    plan = kind.model_validate(json.loads(_bytes_of(sys.argv[1])))
+    text, work = read_spec(sys.argv[1])
+    plan = kind.model_validate(json.loads(text))
     # Inside a job, Ray names the cluster in RAY_ADDRESS.
     ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=job_config())
-    act(plan)
+    act(plan, work)
 
 
-def _bytes_of(spec: str) -> bytes:
+JOBS = "jobs"
+_NODE = "reglage-node-view:f9a03c2e/"
+"""Stands in a plan that travels for the folder where a node sees the work place."""
+
+
+def read_spec(spec: str) -> tuple[str, Workspace | None]:
+    """Return a plan in JSON, with paths as this node has them, and the work place in a bucket that it came through.
+
+    Raises StorageError where it is not there.
+    """
     if not is_remote(spec):
-        return Path(spec).read_bytes()
-    folder, _, name = spec.rpartition("/")
-    data = open_store(Place.parse(folder)).read(name)
-    if data is None:
+        return Path(spec).read_text(), None
+    inside = re.fullmatch(rf"(.+)/((?:{JOBS}|{ATTEMPTS})/.+)", spec)
+    work = Workspace(inside[1]) if inside else None
+    data = None if work is None or work.store is None or inside is None else work.store.read(inside[2])
+    if data is None or work is None:
         raise StorageError(f"{spec} is not there, or not any more; run again")
-    return data
+    return data.decode().replace(f'"{_NODE}', f'"{work.root}/'), work
+
+
+def share_made(work: Workspace | None, files: Iterable[Path]) -> None:
+    """Let who asked for a job have those of its files that are there; where all see one folder they have."""
+    if work is not None:
+        for file in files:
+            relative = file.relative_to(work.root).as_posix()
+            if file.exists() and file.name not in work.names(Path(relative).parent):
+                work.share(relative)
 
 
 STARTED_BY = "PREFECT__FLOW_RUN_ID"
@@ -92,16 +114,29 @@ def run_job(
         raise TransientError(f"{what}: Ray job {job} ended as {status}: {reason}")
 
 
-def run_plan(module: str, plan: str, file: Path, what: str, compute: Compute) -> None:
-    """Run a module's `drive` as a job over a plan in JSON, which lies in a file of the work folder while it runs.
+def run_plan(
+    module: str, plan: str, file: Path, what: str, compute: Compute, work: Workspace, made: Sequence[Path] = ()
+) -> None:
+    """Run a module's `drive` as a job over a plan in JSON, which lies in a file of the work place while it runs.
 
-    The job is called as the file. Raises what `run_job` raises.
+    The job is called as the file. `made` are the files that it leaves: of a work place in a bucket they are fetched.
+    Raises what `run_job` raises.
     """
-    write_durably(file, plan.encode())
+    name = f"{JOBS}/{file.name}"
+    if work.store is None:
+        write_durably(file, plan.encode())
+    else:
+        work.store.write(name, plan.replace(f'"{work.root}/', f'"{_NODE}').encode())
+    spec = str(file) if work.store is None else f"{work.store.uri}/{name}"
     try:
-        run_job(f"python -P -m {module} {shlex.quote(str(file))}", file.stem, what, compute)
+        run_job(f"python -P -m {module} {shlex.quote(spec)}", file.stem, what, compute)
     finally:
-        file.unlink(missing_ok=True)
+        if work.store is None:
+            file.unlink(missing_ok=True)
+        else:
+            work.store.discard(name)
+    for path in made:
+        work.shared(path.relative_to(work.root))
 
 
 def _running(client: JobSubmissionClient, name: str) -> str | None:

@@ -29,6 +29,9 @@ from ftlib.training.reproducible import CUBLAS, CUBLAS_VALUE
 _POLL_SECONDS = 0.2
 """Ray's controller looks at its workers this often; its default of 2 s is also what a finished run waits for."""
 
+_ELASTIC_START_SECONDS = 20.0
+"""How long workers whose number may change may take to start, once there is room for them."""
+
 _PREFIX, _LOCK = "reglage-ray-", ".lock"
 _LONGEST_ROOT = 15
 """Characters: the paths of the sockets below it, 87 more, must fit into 107."""
@@ -58,7 +61,7 @@ def _start(compute: Compute, folder: str) -> None:
     """Start a local Ray on the loopback, and put back the signal handlers and the umask that it was started under."""
     handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)} if _in_main_thread() else {}
     # Ray gives a worker one OpenMP thread per CPU it asks for, so it must be able to ask for what `threads` says.
-    workers = max(compute.workers, compute.evaluation_workers)
+    workers = max(compute.most_workers, compute.evaluation_workers)
     cpus = max(os.cpu_count() or 1, workers * (compute.threads or 1))
     mask = os.umask(0o077)  # Ray writes its access token for this user alone, or not at all
     os.environ.update(driver_environment(compute))
@@ -179,5 +182,10 @@ def driver_environment(compute: Compute) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(_POLL_SECONDS),
         # Ray's agents end with the raylet at once, by a closed pipe; by looking now and then it takes them seconds.
         "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(compute.start_timeout_seconds),
+        # After a node died Ray asks for as many workers as before until this is over, and for fewer only then.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(
+            min(compute.start_timeout_seconds, _ELASTIC_START_SECONDS)
+            if compute.is_elastic
+            else compute.start_timeout_seconds
+        ),
     }

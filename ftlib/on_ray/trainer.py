@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -36,10 +37,15 @@ from ftlib.training.heartbeat import lost
 from ftlib.training.optimizer import total_steps
 from ftlib.training.parts import drawn_from
 from ftlib.training.plan import Plan
+from ftlib.training.resources import Wanted, lacking
 from ftlib.training.run_place import run_place
 from ftlib.training.worker import threads, work
 
 _SPEC = "job.json"
+_RESIZE_SECONDS = 20.0
+"""Between two looks whether there is room for more workers; a training that grows goes back to its last checkpoint."""
+_STALE_STARTS = 3
+"""Starts of a training with fewer workers that may fail while Ray still counts a node that died."""
 
 
 def fit(plan: Plan, folder: Path) -> None:
@@ -84,13 +90,15 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
     """Run Ray Train in this process's Ray. Raises TransientError if workers do not start, or were lost too often."""
     torch_config.backend = backend_of(plan.compute)
     torch_config.timeout_s = int(plan.compute.collective_timeout_seconds)
+    least, most = plan.compute.least_workers, plan.compute.most_workers
     with session(plan.compute):  # of the flow's own, or a short one where a stage is called without a flow
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=_Work(plan=plan).model_dump(mode="json"),
             torch_config=torch_config,
             scaling_config=ScalingConfig(
-                num_workers=plan.compute.workers,
+                num_workers=(least, most) if plan.compute.is_elastic else most,
+                elastic_resize_monitor_interval_s=max(_RESIZE_SECONDS, plan.compute.checkpoint_seconds),
                 use_gpu=plan.compute.use_gpu,
                 resources_per_worker={"CPU": threads(plan), **({"GPU": 1} if plan.compute.use_gpu else {})},
             ),
@@ -100,12 +108,13 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
                 failure_config=FailureConfig(
                     max_failures=plan.compute.max_failures,
                     # By default Ray asks for ever for workers that the cluster has no room for.
-                    controller_failure_limit=plan.compute.max_failures,
+                    controller_failure_limit=plan.compute.max_failures + _STALE_STARTS * plan.compute.is_elastic,
                 ),
                 logging_config=LoggingConfig(log_level="ERROR"),
             ),
         )
         try:
+            _wait_for_the_least(plan)
             trainer.fit()
         except ControllerError as error:
             raise TransientError(
@@ -120,6 +129,27 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
                 f"{plan.what}: workers were lost more than {plan.compute.max_failures} times "
                 f"({'; '.join([_reason(error), *map(str, lost(run_place(plan.run)))])}); {_goes_on(plan)}"
             ) from error
+
+
+def _wait_for_the_least(plan: Plan | FisherPlan) -> None:
+    """Wait until there is room for as many workers as an elastic training needs: Ray itself would wait for ever.
+
+    Raises TransientError when that takes longer than all attempts to start would.
+    """
+    compute = plan.compute
+    if not compute.is_elastic:
+        return
+    wanted = Wanted("workers", compute.least_workers, threads(plan), int(compute.use_gpu), compute.most_workers)
+    seconds = compute.start_timeout_seconds * (compute.max_failures + 1)
+    ends = time.monotonic() + seconds
+    while lacking([wanted], nodes_here()) is not None:
+        if time.monotonic() > ends:
+            raise TransientError(
+                f"{plan.what}: {wanted}, and in {seconds:g} s there was no room for {compute.least_workers}: "
+                f"{told('the cluster', nodes_here())}; lower compute.workers.at_least or compute.threads, or raise "
+                "compute.start_timeout_seconds if nodes are still to come"
+            )
+        time.sleep(1.0)
 
 
 @dataclass
@@ -183,4 +213,4 @@ def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
 
 
 if __name__ == "__main__":
-    drive(_Work, lambda asked: _fit_here(asked.plan, TorchConfig()))
+    drive(_Work, lambda asked, _: _fit_here(asked.plan, TorchConfig()))

@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -33,7 +35,7 @@ from ftlib.registry.reading import RegistryReader
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.wording import counted, some
 from ftlib.work_collection import CACHED, SHARED, alone_in, discard, size_of
-from ftlib.workspace import RECORD, exclusive, read_record, write_durably
+from ftlib.workspace import RECORD, Workspace, exclusive, read_record, write_durably
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -97,10 +99,15 @@ class Erasure(Config):
 class _Search:
     """What a trace is known by."""
 
-    ids: set[str] = field(default_factory=set[str])
-    """Of the rows: 32 hex digits."""
+    rows: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict[str, set[str]](set))
+    """By the digest of a key, the ids of the rows that have it: 32 hex digits."""
     quotes: set[bytes] = field(default_factory=set[bytes])
     """Parts of their texts, each of `_QUOTE` letters."""
+
+    @cached_property
+    def ids(self) -> set[str]:
+        """Return the ids of all the rows; it is asked for once all snapshots are read."""
+        return {row for rows in self.rows.values() for row in rows}
 
     def holds(self, path: Path) -> bool:
         """Say whether a file has a trace. One that is gone meanwhile, or can be no table, has none."""
@@ -204,10 +211,10 @@ class Eraser:
         with exclusive(self.root / FOLDER / "forget.lock", wait=False):
             found, search = self._look(digests, registries, not_known)
             request = ForgetRequest(
-                keys=tuple(sorted(digests)), dataset=self.dataset, rows=tuple(sorted(search.ids)),
+                keys={key: tuple(sorted(search.rows.get(key, ()))) for key in sorted(digests)}, dataset=self.dataset,
                 at=self.clock().isoformat(timespec="seconds"), by=self.by,
             )  # fmt: skip
-            write_request(self.root, request)
+            write_request(Workspace(self.root), request)
             with local_errors(self.root), alone_in(self.root) as users:
                 if users:
                     return found.model_copy(update={"in_use": users})
@@ -232,9 +239,10 @@ class Eraser:
         """Return all that is there of the rows, in the order in which it is deleted."""
         search = _Search()
         asked = digests.keys()
-        earlier = [one for one in read_requests(self.root) if asked & {*one.keys} and self._meant(one.dataset)]
-        # A request of many keys does not say whose a row was; a row that another key still has is cleared with it.
-        search.ids |= {row for one in earlier for row in one.rows if {*one.keys} <= asked}
+        earlier = [one for one in read_requests(Workspace(self.root)) if self._meant(one.dataset)]
+        for one in earlier:
+            for key in asked & one.keys.keys():
+                search.rows[key] |= {*one.keys[key]}
         with local_errors(self.root):
             texts = {str(row_key(key)): one for one, key in digests.items()}
             seen, snapshots = self._snapshots(texts, search)
@@ -242,11 +250,12 @@ class Eraser:
             outputs = [*self._outputs(search)]
             known = {trace.path for trace in traces}
             traces += [page for page in self._pages_of([*outputs, *snapshots]) if page.path not in known]
+        known_keys = seen | {key for one in earlier for key in one.keys}
         learnt, unasked = self._learnt(registries, digests)
         ordered = {trace.path: trace for trace in (*traces, *outputs, *snapshots)}
         erasure = Erasure(
             folder=str(self.root), acted=False, keys=len(digests), rows=len(search.ids), traces=tuple(ordered.values()),
-            absent=tuple(sorted(digests[one] for one in asked - seen - {key for old in earlier for key in old.keys})),
+            absent=tuple(sorted(digests[one] for one in asked - known_keys)),
             learnt=learnt, not_known=(*not_known, *unasked),
         )  # fmt: skip
         return erasure, search
@@ -256,45 +265,49 @@ class Eraser:
 
     def _snapshots(self, asked: Mapping[str, str], search: _Search) -> tuple[set[str], list[Trace]]:
         """Read every snapshot's keys; return which keys there are, and the snapshots with such a row."""
-        keys_by_output, named = self._noted()
-        everywhere = {column for columns in keys_by_output.values() for column in columns.values() if column}
         seen: set[str] = set()
         traces: list[Trace] = []
-        unkeyed = False
-        for folder in self._folders("ingest"):
-            if (raw := read_record(folder, RawDataset)) is None:
-                continue
-            names = {raw.name, *keys_by_output.get(folder.name, {})} - {""}
-            if self.dataset is not None and names and self.dataset not in names:
-                continue
-            noted = {raw.key, *keys_by_output.get(folder.name, {}).values()} - {None}
-            if not noted and names:  # noted, and without a key
-                unkeyed = True
-                continue
-            columns = {str(name) for name in noted or everywhere} & {*raw.columns}
-            ids, hits = _rows_with(folder, columns, asked)
-            hits |= _quarantined(folder, {*asked.values()})
+        keyed, named = self._key_columns()
+        for folder, columns in keyed.items():
+            rows = _rows_with(folder, columns, asked)
+            hits = rows.keys() | _quarantined(folder, {*asked.values()})
             seen |= hits
-            search.ids |= ids
             if hits:
                 traces.append(self._trace(folder, "snapshot"))
-            if ids:
+            for key, of_key in rows.items():
+                search.rows[key] |= of_key
+            if ids := {row for of_key in rows.values() for row in of_key}:
                 for row_id, values in read_snapshot(folder / "rows.parquet"):
                     if row_id in ids:
                         search.quote([*values.values()])
         if self.dataset is not None:
-            self._check_dataset(named, unkeyed and not traces)
+            self._check_dataset(named, unkeyed=not any(keyed.values()))
         return seen, traces
 
-    def _check_dataset(self, named: Iterable[str], unkeyed: bool) -> None:
-        if unkeyed:
+    def _key_columns(self) -> tuple[dict[Path, set[str]], set[str]]:
+        """Return the snapshots that are meant, with the columns that may have their keys; and all datasets' names."""
+        noted, named = self._noted()
+        everywhere = {column for columns in noted.values() for column in columns.values() if column}
+        keyed: dict[Path, set[str]] = {}
+        for folder in self._folders("ingest"):
+            if (raw := read_record(folder, RawDataset)) is None:
+                continue
+            of_runs = noted.get(folder.name, {})
+            names = {raw.name, *of_runs} - {""}
+            if self.dataset is None or not names or self.dataset in names:
+                keys = {raw.key, *of_runs.values()} if names else everywhere
+                keyed[folder] = {key for key in keys if key is not None and key in raw.columns}
+        return keyed, named
+
+    def _check_dataset(self, named: set[str], *, unkeyed: bool) -> None:
+        if unkeyed and self.dataset in named:
             raise RecipeError(
                 f"--dataset: the rows of {self.dataset!r} have no key, so none can be asked for; give the dataset a "
                 "`key`, and run its recipe again"
             )
-        if self.dataset not in (known := {*named}):
+        if self.dataset not in named:
             raise RecipeError(
-                f"--dataset: no run here used a dataset {self.dataset!r}; there are {some(sorted(known)) or 'none'}"
+                f"--dataset: no run here used a dataset {self.dataset!r}; there are {some(sorted(named)) or 'none'}"
             )
 
     def _noted(self) -> tuple[dict[str, dict[str, str | None]], set[str]]:
@@ -432,17 +445,14 @@ def check_done(erasure: Erasure) -> None:
         )
 
 
-def _rows_with(folder: Path, columns: Iterable[str], asked: Mapping[str, str]) -> tuple[set[str], set[str]]:
-    """Return the ids of a snapshot's rows with one of the keys, by text, and the digests of those that there are."""
-    ids: set[str] = set()
-    seen: set[str] = set()
-    path = folder / "rows.parquet"
+def _rows_with(folder: Path, columns: Iterable[str], asked: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the ids of a snapshot's rows with one of the keys, which are given by text, by the key's digest."""
+    rows = defaultdict[str, set[str]](set)
     for column in sorted(columns):
-        for row_id, value in read_column(path, column):
+        for row_id, value in read_column(folder / "rows.parquet", column):
             if (key := row_key(value)) in asked:
-                ids.add(row_id)
-                seen.add(asked[str(key)])
-    return ids, seen
+                rows[asked[str(key)]].add(row_id)
+    return rows
 
 
 def _quarantined(folder: Path, asked: set[str]) -> set[str]:

@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
 
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
-    """Return what a recipe's training and measuring ask of Ray; what runs in this process is not among it."""
+    """Return what a recipe's stages ask of Ray; what runs in this process is not among it."""
     compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
     asked: list[Wanted] = []
-    if compute.workers and any(phase.tuning.takes_steps for phase in recipe.phases):
-        asked.append(Wanted("workers", compute.workers, _threads(compute, compute.workers), gpus))
+    if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
+        each = _threads(compute, compute.most_workers)
+        most = compute.most_workers if compute.is_elastic else 0
+        asked.append(Wanted("workers", compute.least_workers, each, gpus, most))
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
+    if compute.prepares_on_ray:
+        asked.append(Wanted("data_workers", compute.data_workers, 1, 0, compute.data_worker_memory_mb << 20))
     return tuple(asked)
 
 
@@ -83,15 +87,20 @@ def _check_machine(recipe: Recipe) -> None:
         check_bf16()
     cores, gpus = os.cpu_count() or 1, _gpus(recipe.compute)
     for group in wanted(recipe):
-        if group.gpus * group.workers > gpus:
+        if group.gpus * group.most > gpus:
             raise RecipeError(
                 f"{group}, but this machine has {counted(gpus, 'GPU')}, one for each worker; lower "
                 f"compute.{group.field} to {gpus}, or name a cluster in compute.ray_address"
             )
-        if group.cpus * group.workers > cores:
+        if group.cpus * group.most > cores:
             raise RecipeError(
                 f"{group}, but this machine has {counted(cores, 'CPU')}; lower compute.{group.field} or "
                 "compute.threads, or name a cluster in compute.ray_address"
+            )
+        if group.memory * group.workers > (memory := of_machine()):
+            raise RecipeError(
+                f"{group}, but this machine has {in_bytes(memory)}; lower compute.{group.field} or "
+                "compute.data_worker_memory_mb, or name a cluster in compute.ray_address"
             )
 
 
@@ -115,7 +124,7 @@ def room_of(compute: Compute, card: Card | None = None) -> int:
     """Return the bytes that one worker has: a card's, this machine's GPU's, or its share of this machine's memory."""
     if card is not None:
         return card.memory
-    return _memory(compute) // (1 if compute.use_gpu else max(1, compute.workers))
+    return _memory(compute) // (1 if compute.use_gpu else max(1, compute.most_workers))
 
 
 def _gpus(compute: Compute) -> int:
@@ -136,7 +145,7 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
     for phase, size, frozen in _sizes(recipe, model, companions):
         beside = sum(frozen[name].parameters for name in phase.companions)
         steps = phase.tuning.takes_steps
-        workers = max(1, compute.workers) if steps else 1
+        workers = max(1, compute.most_workers) if steps else 1
         trained = size.trained if steps else 0
         still = 2 if steps and resolve_precision(phase, compute) == "bf16" else 4  # frozen weights may be held in bf16
         frozen_bytes = 0.5 if phase.tuning.quantization else still  # of four bits the least: embeddings are held whole
@@ -164,7 +173,8 @@ def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[
 
 
 def _shards(compute: Compute) -> int:
-    return max(1, compute.workers) // compute.replicas
+    least = compute.least_workers if compute.use_gpu else compute.most_workers
+    return max(1, least) // compute.replicas
 
 
 def _remedy(compute: Compute, whole: int, memory: int, *, steps: bool) -> str:
@@ -172,7 +182,7 @@ def _remedy(compute: Compute, whole: int, memory: int, *, steps: bool) -> str:
     if steps and compute.use_gpu:
         enough = 1 + whole // memory
         return f"shard it over {enough} workers or more (compute.sharding fsdp), or choose a smaller model or lora"
-    if steps and compute.workers > 1 and _shards(compute) == 1 and whole <= memory:
+    if steps and compute.most_workers > 1 and _shards(compute) == 1 and whole <= memory:
         return "share one copy between the workers (compute.sharding fsdp), or choose fewer workers or lora"
     return "choose a smaller model, lora, or fewer workers"
 

@@ -76,7 +76,7 @@ def _build(job: AnswerJob, folder: Path, work: Workspace) -> PreparedDataset:
     if job.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(work.carried(plan))
+        infer(plan, work)
     else:
         infer_here(plan)
     facts = {split: _facts(split_file(folder, split), job.data.splits[split]) for split in SCORED}

@@ -79,7 +79,7 @@ def _measure(job: BatchNormJob, folder: Path, layers: dict[int, tuple[str, ...]]
     if job.compute.infers_on_ray:  # where the candidates are evaluated, there is the GPU
         from ftlib.on_ray.statistics import measure
 
-        measure(work.carried(plan))
+        measure(plan, work)
     else:
         measure_here(plan)
 

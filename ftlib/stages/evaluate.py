@@ -159,7 +159,7 @@ def _tables(job: EvaluateJob, work: Workspace) -> list[Path]:
     if job.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(work.carried(plan))
+        infer(plan, work)
     else:
         infer_here(plan)
     for name in missing:

@@ -14,6 +14,7 @@ from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.training.compute import Compute
 from ftlib.training.fisher import FILE, Fisher, FisherPlan
 from ftlib.training.plan import Part
+from ftlib.training.run_place import RunPlace, attempt_of, run_place
 from ftlib.workspace import Workspace
 
 
@@ -47,36 +48,40 @@ def fisher(job: FisherJob, work: Workspace) -> Fisher:
             f"fisher: the head of {end.phase!r} is still random, so nothing is known that could be kept; put a "
             "phase before it that trains the head, or use l2_sp or spd"
         )
-    return work.once(job, Fisher, lambda folder: _build(job, folder, work))
+    attempts: list[RunPlace] = []
+    made = work.once(job, Fisher, lambda folder: _build(job, folder, work, attempts))
+    for attempt in attempts:
+        attempt.end()
+    return made
 
 
-def _build(job: FisherJob, folder: Path, work_place: Workspace) -> Fisher:
+def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Fisher:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     start = job.start if isinstance(job.start, Checkpoint) else _as_checkpoint(job.start, folder / "mixed")
-    from ftlib.training.fisher_pass import work
-    from ftlib.training.run_place import attempt_of, run_place
-    from ftlib.training.worker import RESULT, outcome
-
     plan = FisherPlan(
         fingerprint=job.fingerprint,
         start=start,
         parts=tuple(Part(name=name, folder=data.uri) for name, data in zip(job.names, job.data, strict=True)),
         rows=job.rows,
-        run=attempt_of(work_place, job.fingerprint, folder),
+        run=attempt_of(place, job.fingerprint, folder),
         kind=job.data[0].kind,
         labels=start.labels,
         seed=job.seed,
         compute=job.compute,
     )
-    if job.compute.workers:
+    from ftlib.training.fisher_pass import work
+    from ftlib.training.worker import RESULT, outcome
+
+    if job.compute.most_workers:
         from ftlib.on_ray.trainer import measure_fisher
 
-        measure_fisher(work_place.carried(plan))
+        measure_fisher(place.carried(plan))
     else:
         work(plan)
     facts = outcome(plan, folder)
-    run_place(plan.run).discard(RESULT)
-    run_place(plan.run).clear("ranks", "ray")
+    attempts.append(attempt := run_place(plan.run))
+    attempt.discard(RESULT)
+    attempt.clear("ranks", "ray")
     shutil.rmtree(folder / "mixed", ignore_errors=True)
     return Fisher(
         content=file_digest(folder / FILE),

@@ -92,7 +92,7 @@ def _build(job: ReviseJob, folder: Path, work: Workspace) -> RevisedDataset:
         model=job.model,
         critic=job.critic,
         layout=layout,
-        prompts=str(file),
+        prompts=_for_every_node(file, work) if job.compute.infers_on_ray else str(file),
         count=len(prompts),
         principles=job.principles,
         critique=job.critique,
@@ -136,12 +136,25 @@ def _build(job: ReviseJob, folder: Path, work: Workspace) -> RevisedDataset:
     )
 
 
+def _for_every_node(file: Path, work: Workspace) -> str:
+    """Return a reference of a file by which every node reads it."""
+    if work.store is None:
+        return str(file)
+    alone = file.with_suffix(".carried")
+    shutil.rmtree(alone, ignore_errors=True)
+    alone.mkdir()
+    shutil.copyfile(file, alone / file.name)
+    uri = work.carry(alone)
+    shutil.rmtree(alone)
+    return f"{uri}/{file.name}"
+
+
 def write_drafts(plan: RevisePlan, work: Workspace) -> list[Drafted]:
     """Have a plan answered here or by Ray workers, and return what was said."""
     if plan.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(work.carried(plan))
+        infer(plan, work)
     else:
         from ftlib.evaluation.inference import infer_here
 

@@ -81,7 +81,7 @@ def _build(job: ScoreJob, folder: Path, work: Workspace) -> PreparedDataset:
     if job.compute.infers_on_ray:
         from ftlib.on_ray.evaluator import infer
 
-        infer(work.carried(plan))
+        infer(plan, work)
     else:
         infer_here(plan)
     told: tuple[Split, ...] = tuple(split for split in SPLITS if split in {*SCORED, *job.splits})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
@@ -22,9 +22,8 @@ from ftlib.training.fisher import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
+from ftlib.training.run_place import RunPlace, attempt_of, run_place
 from ftlib.workspace import Workspace
-
-C = TypeVar("C", FoundModel, Checkpoint)
 
 
 class TrainJob(Job):
@@ -69,7 +68,7 @@ class TrainJob(Job):
 
 def runs_on_ray(phase: Phase, compute: Compute) -> bool:
     """Say whether a phase runs on Ray workers; what is solved for, without steps, never does."""
-    return compute.workers > 0 and phase.tuning.takes_steps
+    return compute.most_workers > 0 and phase.tuning.takes_steps
 
 
 def train(job: TrainJob, work: Workspace) -> Checkpoint:
@@ -77,7 +76,10 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
 
     Raises TrainingError on a broken invariant, TransientError if workers were lost too often.
     """
-    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work), resumable=True)
+    attempts: list[RunPlace] = []
+    made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work, attempts), resumable=True)
+    for attempt in attempts:
+        attempt.end()
     if made.base is None:
         return made
     # A record says no places: the job knows where the base is today.
@@ -109,10 +111,9 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
+def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
     from ftlib.training.companions import check_companion
-    from ftlib.training.run_place import attempt_of, run_place
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)
@@ -133,7 +134,7 @@ def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
                 job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
             )
         ),
-        run=attempt_of(work_place, job.fingerprint, folder),
+        run=attempt_of(place, job.fingerprint, folder),
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
@@ -149,16 +150,16 @@ def _build(job: TrainJob, folder: Path, work_place: Workspace) -> Checkpoint:
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
-        fit(work_place.carried(plan), folder)
+        fit(place.carried(plan), folder)
     else:
         with run_place(plan.run).shown_in(folder, FOLLOWED):
             work(plan)
     facts = outcome(plan, folder)
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    place = run_place(plan.run)
-    place.clear("checkpoints", "ranks", "ray")
-    place.discard(STOP)  # asked too late
+    attempts.append(attempt := run_place(plan.run))
+    attempt.clear("checkpoints", "ranks", "ray")
+    attempt.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}

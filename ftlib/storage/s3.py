@@ -107,10 +107,10 @@ class S3Store(Store):
 
     def _put_parts(self, stream: BinaryIO, path: str, upload: str, sha256: str) -> list[dict[str, Any]]:
         running = hashlib.sha256()
-        part_bytes = max(PART_BYTES, -(-os.fstat(stream.fileno()).st_size // MOST_PARTS))
+        part = part_bytes(os.fstat(stream.fileno()).st_size)
 
         def pieces() -> Iterator[tuple[int, bytes]]:
-            for number, data in enumerate(iter(lambda: stream.read(part_bytes), b""), start=1):
+            for number, data in enumerate(iter(lambda: stream.read(part), b""), start=1):
                 running.update(data)
                 yield number, data
 
@@ -205,3 +205,8 @@ class S3Store(Store):
         finally:
             self.client.attempt(f"delete_object {self.uri}/{path}", "delete_object", **whose)
         self._tried = key
+
+
+def part_bytes(size: int) -> int:
+    """Return how large an upload's parts are, so that there are not too many."""
+    return max(PART_BYTES, -(-size // MOST_PARTS))

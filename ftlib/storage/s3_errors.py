@@ -36,6 +36,10 @@ _REMEDIES = {
     "NoSuchBucket": "create the bucket, or correct its name or the endpoint",
     "KMS.DisabledException": "enable the KMS key, or correct encryption.kms_key",
     "KMS.NotFoundException": "there is no such KMS key in the bucket's region: correct encryption.kms_key",
+    **dict.fromkeys(
+        ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        "the bucket is in another region: set AWS_REGION to its own, which the store's console and log say",
+    ),
     "NotImplemented": "this server lacks a call the registry needs; use another store",
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from ftlib.config import Config
 from ftlib.fingerprint import Identified
 
 _POLICIES = ("none", "selective", "full")
@@ -21,11 +22,47 @@ def _policy_or_number(value: object) -> object:
 Checkpointing = Literal["none", "selective", "full"] | Annotated[int, Field(ge=2)]
 
 
+def _number_or_elastic(value: object) -> object:
+    """Refuse what is neither, in one sentence; a union of its own would say one of each member."""
+    if isinstance(value, dict):
+        try:
+            return Elastic.model_validate(value)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            where = "".join(f"{part}: " for part in problem["loc"])
+            raise ValueError(where + problem["msg"].removeprefix("Value error, ")) from None
+    if isinstance(value, Elastic) or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError(f"got {value!r}, allowed are a whole number from 0 on, or {{at_least: 1, at_most: 4}}")
+
+
+class Elastic(Config):
+    """As many workers as the cluster has room for, between two numbers."""
+
+    at_least: int = Field(ge=1)
+    """With fewer it waits."""
+    at_most: int = Field(ge=1)
+    """It grows up to so many when nodes come, from the last checkpoint on."""
+
+    def __str__(self) -> str:
+        return f"{self.at_least} to {self.at_most}"
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Elastic:
+        if self.at_most < self.at_least:
+            raise ValueError(
+                f"at_most is {self.at_most} and at_least {self.at_least}; give at_most that number or more, or write "
+                "workers as one number"
+            )
+        return self
+
+
 class Compute(Identified):
     """Where and how fast; it stands for no bytes, so it is never part of a fingerprint."""
 
-    workers: int = Field(default=1, ge=0)
-    """Ray Train workers; 0 trains in this process."""
+    workers: Annotated[int | Elastic, BeforeValidator(_number_or_elastic)] = 1
+    """Ray Train workers; 0 trains in this process. {at_least: 1, at_most: 4}: as many as there is room for, fewer when
+    a node is lost and more when one comes, with the same global batches."""
     use_gpu: bool = False
     """One GPU for each worker; without one the run does not start."""
     evaluation_workers: int = Field(default=1, ge=1)
@@ -33,7 +70,7 @@ class Compute(Identified):
     evaluation_memory_mb: int = Field(default=256, ge=0)
     """What each process that evaluates may keep of what its candidates have in common; numbers do not depend on it."""
     data_workers: int = Field(default=0, ge=0)
-    """Ray workers that read, clean, compare and tokenise rows, with the same result for any number; 0 is this process."""
+    """Ray workers that read, clean, compare and tokenise rows, with the same result for any number; 0: this process."""
     data_worker_memory_mb: int = Field(default=1024, ge=512)
     """What each of them may hold in memory, the program itself included: rows are cut into blocks by it."""
     threads: int | None = Field(default=None, gt=0)
@@ -73,11 +110,17 @@ class Compute(Identified):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Compute:
+        """Refuse settings that no layout of workers can have together."""
         if self.replicas > 1 and self.sharding != "fsdp":
             raise ValueError(
                 f"replicas: {self.replicas} copies of a model in shards, but sharding is ddp; set it to fsdp"
             )
-        if max(1, self.workers) % self.replicas:
+        if self.is_elastic and self.replicas > 1:
+            raise ValueError(
+                f"workers: {self.workers} workers do not always make {self.replicas} copies of as many shards each; "
+                "give one number of workers, or leave replicas at 1"
+            )
+        if max(1, self.most_workers) % self.replicas:
             raise ValueError(
                 f"replicas: {self.replicas} copies cannot have the same number of {self.workers} workers; give a "
                 "divisor of workers"
@@ -88,6 +131,30 @@ class Compute(Identified):
                 + ("use_gpu is false; remove it" if not self.use_gpu else "sharding is ddp; set it to fsdp")
             )
         return self
+
+    @property
+    def prepares_on_ray(self) -> bool:
+        """Say whether rows are read and prepared on Ray workers."""
+        return self.data_workers > 0
+
+    @property
+    def is_elastic(self) -> bool:
+        """Say whether the number of workers may change while it trains."""
+        return not isinstance(self.workers, int)
+
+    @property
+    def least_workers(self) -> int:
+        """Return how many Ray workers train at least; 0 where this process does."""
+        return self.workers if isinstance(self.workers, int) else self.workers.at_least
+
+    @property
+    def most_workers(self) -> int:
+        """Return how many Ray workers train at most; 0 where this process does."""
+        return self.workers if isinstance(self.workers, int) else self.workers.at_most
+
+    def of_group(self, workers: int) -> Compute:
+        """Return the settings of a group that has found each other: where their number may change, it is known now."""
+        return self.model_copy(update={"workers": workers}) if self.is_elastic else self
 
     @property
     def infers_on_ray(self) -> bool:

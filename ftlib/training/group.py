@@ -37,15 +37,17 @@ class Group:
     """All ranks see the same folders; else each writes to its own node's disk."""
 
     @classmethod
-    def join(cls, expected: int, *, use_gpu: bool) -> Group:
+    def join(cls, expected: int, *, use_gpu: bool, at_most: int | None = None) -> Group:
         """Return this process's place in torch's process group, or a group of one if there is none.
 
         Raises TrainingError if the world is not as large as asked: two workers that each believe to be alone train
         two models on half of the data each.
         """
         world_size = dist.get_world_size() if dist.is_initialized() else 1
-        if world_size != max(1, expected):
-            raise TrainingError(f"{max(1, expected)} workers were asked for, {world_size} found each other")
+        least, most = max(1, expected), max(1, expected if at_most is None else at_most)
+        if not least <= world_size <= most:
+            asked = least if least == most else f"{least} to {most}"
+            raise TrainingError(f"{asked} workers were asked for, {world_size} found each other")
         device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
         return cls(dist.get_rank() if dist.is_initialized() else 0, world_size, device)
 

@@ -59,6 +59,10 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
+        if self._rank == 0:  # a group that has become smaller
+            with suppress(OSError, ReglageError):
+                gone = [sign.rank for sign in signs(self._place) if sign.rank >= self._world_size]
+                self._place.discard(*(f"{FOLDER}/{rank:05d}.json" for rank in gone))
         if self._world_size > 1:
             if self._place.is_shared:
                 (self._place.folder / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ class Sized:
     @property
     def workers(self) -> int:
         """Return how many ranks share a global batch."""
-        return max(1, self.compute.workers)
+        return max(1, self.compute.least_workers)
 
     @property
     def shards(self) -> int:
@@ -142,7 +142,7 @@ class Sized:
     @property
     def sharded(self) -> bool:
         """Say whether FSDP2 gathers layers: one Ray worker on a GPU does too."""
-        alone = self.compute.use_gpu and self.compute.workers == 1
+        alone = self.compute.use_gpu and self.compute.least_workers == 1
         return self.compute.sharding == "fsdp" and (self.workers > 1 or alone)
 
     @property
@@ -226,6 +226,10 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
 
     Raises ModelError for a model or an objective whose pass cannot be followed without memory.
     """
+    if sized.compute.is_elastic:  # few workers have large shares; only several exchange anything
+        numbers = {sized.compute.least_workers, sized.compute.most_workers}
+        ways = [predict(sized.changed(workers=n), checkpointed=checkpointed, passes=passes) for n in sorted(numbers)]
+        return max(ways, key=lambda memory: memory.total)
     shapes = without_memory(sized.model, "meta")
     beside = {name: without_memory(one, "meta") for name, one in sized.companions.items()}
     if sized.precision == "bf16" and sized.phase.tuning.takes_steps:

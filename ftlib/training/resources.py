@@ -21,10 +21,23 @@ class Wanted:
     cpus: int
     gpus: int
     """Of each worker."""
+    memory: int = 0
+    """Bytes of each worker, where they are asked for."""
+    at_most: int = 0
+    """Workers that it may grow to; 0 where their number does not change."""
+
+    @property
+    def most(self) -> int:
+        """Return how many workers there may be."""
+        return max(self.workers, self.at_most)
 
     def __str__(self) -> str:
         each = [counted(self.cpus, "CPU"), *([counted(self.gpus, "GPU")] if self.gpus else [])]
-        return f"compute.{self.field} asks for {counted(self.workers, 'worker')} of {' and '.join(each)}"
+        each += [f"{self.memory >> 20} MB"] if self.memory else []
+        workers = (
+            counted(self.workers, "worker") if self.most == self.workers else f"{self.workers} to {self.most} workers"
+        )
+        return f"compute.{self.field} asks for {workers} of {' and '.join(each)}"
 
 
 def check_gpu(compute: Compute) -> None:
@@ -77,5 +90,5 @@ def lacking(asked: Sequence[Wanted], nodes: Sequence[dict[str, float]]) -> Wante
 
 
 def _fitting(one: Wanted, node: dict[str, float]) -> int:
-    fits = int(node.get("CPU", 0.0) // one.cpus)
-    return min(fits, int(node.get("GPU", 0.0) // one.gpus)) if one.gpus else fits
+    asked = {"CPU": one.cpus, "GPU": one.gpus, "memory": one.memory}
+    return min(int(node.get(what, 0.0) // each) for what, each in asked.items() if each)

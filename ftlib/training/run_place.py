@@ -16,16 +16,18 @@ import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ftlib.errors import StorageError
+from ftlib.errors import StorageError, TransientError
 from ftlib.fingerprint import file_digest
-from ftlib.storage import Place, Store, open_objects, open_store
+from ftlib.storage import Place, Store, open_objects, safe_relpath
 from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.node_cache import NodeView, node_view
 from ftlib.storage.place import is_remote
+from ftlib.storage.trees import TreeFile
 from ftlib.workspace import Workspace, write_durably
 
 ATTEMPTS = "attempts"
@@ -55,6 +57,7 @@ class RunPlace:
         self.store: Store | None = None
         """None where all ranks see `folder`."""
         self._work, self._prefix = "", ""
+        self._view: NodeView | None = None
         if not is_remote(run):
             self.folder = Path(run)
             """On this machine: the run's own, or what this node holds of it."""
@@ -63,8 +66,9 @@ class RunPlace:
         if not found or not name:
             raise StorageError(f"{run!r} is no training's place: it lies below {ATTEMPTS}/ of a work place")
         self._prefix = f"{ATTEMPTS}/{name}"
-        self.store = open_store(Place.parse(self._work))
-        self.folder = _view(Place.parse(self._work)) / ATTEMPTS / name
+        view = self._view = node_view(Place.parse(self._work))
+        self.store = view.store
+        self.folder = view.root / ATTEMPTS / name
 
     @property
     def is_shared(self) -> bool:
@@ -173,35 +177,30 @@ class RunPlace:
 
         Returns digest and size of each by its name; empty where all ranks see the folder.
         """
-        if self.store is None:
-            return {}
         files: dict[str, list[str | int]] = {}
         for name in names:
             top = self.folder / name
             for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-                if path.is_file():
-                    sha256, size = file_digest(path), path.stat().st_size
-                    if self.store.size(blob := _blob(sha256)) != size:
-                        self.store.put_file(path, blob, sha256)
-                    files[str(path.relative_to(self.folder))] = [sha256, size]
+                if not self.is_shared and path.is_file():
+                    file = TreeFile(path=path.name, sha256=file_digest(path), bytes=path.stat().st_size)
+                    if self._bucket().size(file.blob) != file.bytes:
+                        self._bucket().put_file(path, file.blob, file.sha256)
+                    self._node().adopt_file(path, file)  # a driver on this node fetches nothing
+                    files[path.relative_to(self.folder).as_posix()] = [file.sha256, file.bytes]
         return files
 
     def take(self, files: Mapping[str, list[str | int]], folder: Path) -> None:
-        """Put files that `give` told of into a folder: this node's own where it wrote them, else the blobs.
-
-        Raises IntegrityError for a blob that is missing or has other bytes.
-        """
+        """Put files that `give` told of into a folder, by this node's cache. Raises StorageError for a damaged blob."""
         for name, (sha256, size) in files.items():
-            target, own = folder / name, self.folder / name
-            with local_errors(target, int(size), self.elsewhere):
+            target = folder / safe_relpath(name)
+            file = TreeFile(path=target.name, sha256=str(sha256), bytes=int(size))
+            own = self._node().file(f"{self._prefix}/result/{name}", file)
+            with local_errors(target, file.bytes, self.elsewhere):
                 private_folder(target.parent)
-                if target.is_file() and file_digest(target) == sha256:
-                    continue
                 target.unlink(missing_ok=True)
-                if own.is_file() and own.stat().st_size == size and file_digest(own) == sha256:
-                    _link(own, target)
-                    continue
-            self._bucket().get_file(_blob(str(sha256)), target, str(sha256))
+                _link(own, target)
+        if files:
+            shutil.rmtree(self.folder / "result", ignore_errors=True)
 
     def clear(self, *folders: str) -> None:
         """Delete what lies below folders of the run, or all of it: of what is done, so a listing may miss an object."""
@@ -216,6 +215,12 @@ class RunPlace:
             keys = [listed.key.removeprefix(prefix) for listed in open_objects(place).walk(begins)]
             self.discard(*keys)
 
+    def end(self) -> None:
+        """Forget what a bucket and this node have of a run whose output has its record."""
+        if not self.is_shared:
+            with suppress(StorageError, TransientError):
+                self.clear()
+
     @contextmanager
     def shown_in(self, folder: Path, name: str) -> Generator[None]:
         """Let who follows a file in `folder` see this node's while the block runs, where that is not the run's own."""
@@ -229,42 +234,34 @@ class RunPlace:
             if not self.is_shared:
                 link.unlink(missing_ok=True)
 
+    def _node(self) -> NodeView:
+        assert self._view is not None
+        return self._view
+
     def _bucket(self) -> Store:
         assert self.store is not None, "a folder that all ranks see has no such step"
         return self.store
 
 
 @lru_cache(maxsize=8)
-def _opened(run: str, process: int) -> RunPlace:
-    del process  # a forked process has connections of its own
+def _opened(run: str, process: int, cache: str | None) -> RunPlace:
+    del process, cache  # a forked process has connections of its own
     return RunPlace(run)
 
 
 def run_place(run: str) -> RunPlace:
     """Return the place of a plan's `run`, with the connections that this process has to it."""
-    return _opened(run, os.getpid())
+    return _opened(run, os.getpid(), os.environ.get("REGLAGE_CACHE"))
 
 
 def attempt_of(work: Workspace, fingerprint: str, folder: Path) -> str:
     """Return what a job's plan calls `run`: the folder that its stage builds in, or its prefix in a bucket."""
-    if getattr(work, "store", None) is None:
-        return str(folder)
-    return f"{work.place.uri.rstrip('/')}/{ATTEMPTS}/{fingerprint}"
+    return str(folder) if work.store is None else f"{work.store.uri}/{ATTEMPTS}/{fingerprint}"
 
 
 def result_bytes(place: RunPlace, facts: Mapping[str, float | int | str], names: Iterable[str]) -> bytes:
     """Return what a finished run says: its facts, and in a bucket also where the files are, which are uploaded."""
     return json.dumps(facts if place.is_shared else {"facts": facts, "files": place.give(names)}).encode()
-
-
-def _view(work: Place) -> Path:
-    from ftlib.storage.node_cache import node_view
-
-    return node_view(work).root
-
-
-def _blob(sha256: str) -> str:
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
 
 def _link(own: Path, target: Path) -> None:

@@ -61,12 +61,13 @@ RESULT = "result.json"
 FAILURE = "failure.json"
 
 
-def work(plan: Plan) -> None:
+def work(asked: Plan) -> None:
     """Train one rank of the plan. Raises TransientError as `take_part` does."""
     began = time.monotonic()
 
     def act(group: Group) -> None:
-        place = run_place(plan.run)
+        place = run_place(asked.run)
+        plan = asked.model_copy(update={"compute": asked.compute.of_group(group.world_size)})
         with Heartbeat(place, group.rank, group.world_size) as signs, signs.watching(plan.phase.name):
             trained = reproducibly(group.device, lambda: _train(plan, group, signs))
             signs.at("behind its last step")
@@ -75,7 +76,7 @@ def work(plan: Plan) -> None:
             if not place.is_shared:  # nobody waits for the first rank while it uploads
                 _upload_result(place, group)
 
-    take_part(plan, act)
+    take_part(asked, act)
 
 
 def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
@@ -92,7 +93,8 @@ def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
         with local_errors(place.folder, elsewhere=place.elsewhere):
             private_folder(place.folder)
             check_gpu(plan.compute)
-            group = Group.join(plan.compute.workers, use_gpu=plan.compute.use_gpu)
+            compute = plan.compute
+            group = Group.join(compute.least_workers, use_gpu=compute.use_gpu, at_most=compute.most_workers)
             act(replace(group, one_disk=place.is_shared))
     except TransientError:
         raise  # for Ray, which starts the workers again
@@ -106,9 +108,9 @@ def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
 
 def threads(plan: GroupPlan) -> int:
     """Return the CPU threads of one worker; in this process not more than there are cores."""
-    if plan.compute.threads and not plan.compute.workers:
+    if plan.compute.threads and not plan.compute.most_workers:
         return min(plan.compute.threads, os.cpu_count() or 1)
-    return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.workers))
+    return plan.compute.threads or max(1, (os.cpu_count() or 1) // max(1, plan.compute.most_workers))
 
 
 def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
@@ -216,11 +218,14 @@ _MADE = ("model", "adapter", "tasks", "snapshots", FILE, STARTS)
 
 
 def _upload_result(place: RunPlace, group: Group) -> None:
-    """Upload what the first rank has on its node's disk; its name is written last."""
+    """Upload what the first rank has on its node's disk, the result last; then nothing is left on the disks."""
+    shutil.rmtree(place.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
     if group.is_first:
         facts = json.loads((place.folder / RESULT).read_bytes())
-        place.write(RESULT, result_bytes(place, facts, [name for name in _MADE if (place.folder / name).exists()]))
-    shutil.rmtree(place.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
+        made = [name for name in _MADE if (place.folder / name).exists()]
+        place.write(RESULT, result_bytes(place, facts, made))
+        for name in made:  # the node's cache has them by their digests
+            shutil.rmtree(place.folder / name, ignore_errors=True)
 
 
 _Before = tuple[nn.Module, dict[str, int], dict[str, nn.Module]]

@@ -10,13 +10,14 @@ from ftlib.work_collection.in_folder import (
     discard,
     size_of,
 )
-from ftlib.work_collection.needs import DAY, WorkCollected, WorkItem, WorkPolicy
+from ftlib.work_collection.needs import DAY, Retention, WorkCollected, WorkItem, WorkPolicy
 
 __all__ = [
     "CACHED",
     "DAY",
     "SHARED",
     "BucketCollector",
+    "Retention",
     "WorkCollected",
     "WorkCollector",
     "WorkItem",

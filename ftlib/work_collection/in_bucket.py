@@ -100,10 +100,6 @@ class _Output(Output):
     """The days on which it was used."""
 
     @property
-    def path(self) -> str:
-        return f"stages/{self.stage}/{self.key}"
-
-    @property
     def claim(self) -> str:
         return f"{self.stage}-{self.key}"
 
@@ -172,7 +168,8 @@ class BucketCollector:
         gone = {output.key for output in condemned} - spared
         kept = [item for key, item in items.items() if key not in gone]
         garbage = [items[key] for key in gone]
-        others = [*self._others(seen, runs, gone)]
+        missed = {one.path: tuple(one.missed_by) for one in condemned if one.missed_by}
+        others = [self._over_due(item, missed) for item in self._others(seen, runs, gone)]
         busy = [item for item in others if not item.needed_by] if seen.alive else []
         sure = [item for item in others if not item.needed_by and not seen.alive]
         kept += [item for item in others if item.needed_by or item in busy]
@@ -192,6 +189,7 @@ class BucketCollector:
             garbage=largest_first(garbage),
             busy=tuple(sorted(item.path for item in busy)),
             watched=largest_first(young),
+            missed={path: who for path, who in sorted(missed.items()) if path in {item.path for item in garbage}},
         )
 
     def _look(self) -> _Seen:
@@ -254,7 +252,7 @@ class BucketCollector:
         # A mark is made once a day: it was used then, and perhaps until a day later.
         newest = min((thing.age - DAY for thing in marks.values()), default=float("inf"))
         record = seen.things[f"{output.path}/record.json"].age
-        output.used = -max(min(newest, record), 0.0)
+        output.used, output.written = -max(min(newest, record), 0.0), -record
         return output
 
     def _alive(self, seen: _Seen) -> dict[str, float]:
@@ -328,19 +326,10 @@ class BucketCollector:
         history = {name for names in last.values() for name in names[: self.policy.keep_runs]}
         for name, record in sorted(seen.shared.items()):
             age = seen.things[f"shared/{name}.json"].age
-            kind = name.split("/")[0]
-            by: list[str] = []
-            if kind in ("outcomes", "divergences"):
-                by += ["a record that is kept"] if name in named else []
-                young = SAFE_SECONDS if kind == "outcomes" else self.policy.keep_seconds
-                by += [SHORT_WHILE] if age < young else []
-            elif kind == "listings":
-                by += [] if self._is_over(name, seen) else ["a retraining that waits"]
-            elif "/history/" in name:
-                by += ["the last run"] if name in history else []
-            else:  # where versions were published, and what later versions of ours may share
-                by.append("this place")
+            by = self._wanted(name, age, seen, named, history)
             yield WorkItem(path=name, bytes=record.file.bytes, days=age / DAY, needed_by=tuple(by))
+        for path, thing in seen.below("runs").items():  # the newest of each; only a retention ends them
+            yield WorkItem(path=path, bytes=thing.bytes, days=thing.age / DAY, needed_by=("this place",))
         for key in seen.carried:
             age = seen.age(key)
             by = ["a record that is kept"] if key in carried else []
@@ -355,11 +344,31 @@ class BucketCollector:
                 size = sum(thing.bytes for thing in seen.below(f"attempts/{key}").values())
                 yield WorkItem(path=f"attempts/{key}", bytes=size, days=age / DAY, needed_by=tuple(by))
 
+    def _wanted(self, name: str, age: float, seen: _Seen, named: set[str], history: set[str]) -> list[str]:
+        """Return who needs a shared file: a `named` one, or one of the last `history`."""
+        kind = name.split("/")[0]
+        if kind in ("outcomes", "divergences"):
+            young = SAFE_SECONDS if kind == "outcomes" else self.policy.keep_seconds
+            return [*(["a record that is kept"] if name in named else []), *([SHORT_WHILE] if age < young else [])]
+        if kind == "listings":
+            return [] if self._is_over(name, seen) else ["a retraining that waits"]
+        if "/history/" in name:
+            return ["the last run"] if name in history else []
+        return ["this place"]  # where versions were published, what is to be forgotten, what later versions share
+
+    def _over_due(self, item: WorkItem, missed: dict[str, tuple[str, ...]]) -> WorkItem:
+        """Take away who needs a file whose retention is over, and remember who misses it."""
+        days = self.policy.retention.days_of(item.path)
+        if days is None or item.days * DAY <= max(days * DAY, SAFE_SECONDS) or not item.needed_by:
+            return item
+        missed[item.path] = item.needed_by
+        return item.model_copy(update={"needed_by": ()})
+
     def _objects(self, item: WorkItem, seen: _Seen) -> Iterable[str]:
         """Return the objects that an item is, its record first."""
         if item.path.split("/")[0] in ("carried", "attempts"):
             return sorted(seen.below(item.path), key=lambda path: not path.endswith("record.json"))
-        return [f"shared/{item.path}.json"]
+        return [item.path] if item.path in seen.things else [f"shared/{item.path}.json"]
 
     def _sweep(self, condemned: Sequence[_Output], seen: _Seen) -> set[str]:
         """Delete outputs, each after a second look; return the keys of those that are needed now."""

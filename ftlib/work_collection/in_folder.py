@@ -98,17 +98,20 @@ class WorkCollector:
             spared = self._sweep(referrers_first(condemned), outputs) if delete else set[str]()
             kept += [item for item in garbage if item.path in spared]
             garbage = [item for item in garbage if item.path not in spared]
-            shared, needed = self._shared(outputs.values(), {item.path for item in garbage})
+            shared, needed, missed = self._shared(outputs.values(), {item.path for item in garbage})
             busy = tuple(item.path for item in shared) if (users := self._users()) and shared else ()
             if delete and shared and not users:
                 busy = self._sweep_shared(shared)
             gone = [item for item in shared if item.path not in busy]
             kept += [*needed, *(item for item in shared if item.path in busy)]
+        missed |= {self._path(one.folder): tuple(one.missed_by) for one in condemned if one.missed_by}
+        gone_paths = {item.path for item in (*garbage, *gone)}
         return WorkCollected(
             folder=str(self.root),
             kept=largest_first(kept),
             garbage=largest_first([*garbage, *gone]),
             busy=tuple(sorted(busy)),
+            missed={path: who for path, who in sorted(missed.items()) if path in gone_paths},
         )
 
     def _outputs(self) -> dict[str, _Output]:
@@ -122,6 +125,7 @@ class WorkCollector:
                 output.used = max(output.used, _time_of(path) if path.suffix != "" else 0.0)
         for output in outputs.values():
             output.used = output.used or _time_of(output.folder)
+            output.written = _time_of(output.folder / RECORD)
             output.made = (output.folder / RECORD).is_file() or output.folder.with_suffix(".work").exists()
             output.says(_text(output.folder / RECORD))
         return outputs
@@ -175,12 +179,15 @@ class WorkCollector:
             output.lock.unlink(missing_ok=True)  # held: whoever waits for it sees that it has no name any more
             return True
 
-    def _shared(self, outputs: Iterable[_Output], gone: set[str]) -> tuple[list[WorkItem], list[WorkItem]]:
-        """Return the files that nothing names any more, and those that something does."""
+    def _shared(
+        self, outputs: Iterable[_Output], gone: set[str]
+    ) -> tuple[list[WorkItem], list[WorkItem], dict[str, tuple[str, ...]]]:
+        """Return the files that nothing names any more, those that something does, and who misses some of the first."""
         named = {name for output in outputs if self._path(output.folder) not in gone for name in output.shares}
         named |= {name for texts in self._runs().values() for text in texts for name in SHARED_NAMES.findall(text)}
         garbage: list[WorkItem] = []
         needed: list[WorkItem] = []
+        missed: dict[str, tuple[str, ...]] = {}
         for path in self._shared_paths():
             place, age = self._path(path), self.clock() - _time_of(path)
             by = ["a record that is kept"] if place in named else []
@@ -189,9 +196,21 @@ class WorkCollector:
             young = SAFE_SECONDS if place.startswith("outcomes/") else self.policy.keep_seconds
             by += [SHORT_WHILE] if age < young else []
             by = [] if path.suffix == _GONE else by
+            days = self.policy.retention.days_of(place)
+            if days is not None and age > max(days * DAY, SAFE_SECONDS) and by:
+                missed[place], by = tuple(by), []
             item = WorkItem(path=place, bytes=size_of([path]), days=max(age, 0.0) / DAY, needed_by=tuple(by))
             (needed if by else garbage).append(item)
-        return garbage, needed
+        garbage += self._over_due_files(gone)
+        return garbage, needed, missed
+
+    def _over_due_files(self, gone: set[str]) -> Generator[WorkItem]:
+        """Yield files that stay for ever where no retention ends it: quarantines, logs and pages."""
+        for path in (*self.root.glob("stages/ingest/*/quarantine.jsonl"), *self.root.glob("runs/*/*.*")):
+            place, age = self._path(path), self.clock() - _time_of(path)
+            days = self.policy.retention.days_of(place)
+            if days is not None and age > max(days * DAY, SAFE_SECONDS) and self._path(path.parent) not in gone:
+                yield WorkItem(path=place, bytes=size_of([path]), days=age / DAY)
 
     def _shared_paths(self) -> Generator[Path]:
         """Yield what nobody's lock covers: tables, pulled folders, old listings and histories, locks of the dead."""

@@ -13,11 +13,12 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from ftlib.config import Config
+from ftlib.errors import RecipeError
 
 DAY = 86400.0
 SAFE_SECONDS = 3600.0
@@ -30,15 +31,73 @@ _FINGERPRINT = re.compile(r'"fingerprint":\s*"([0-9a-f]{16})"')
 SHARED_NAMES = re.compile(r"(?:outcomes|divergences)/[\w./=+-]+|(?:champions|bases|versions|plans)/[\w.+-]+")
 
 SHORT_WHILE = "whoever used it a short while ago"
+_NOW = ("a run that goes on, or waits", SHORT_WHILE)
+"""Who needs an output today, whatever its retention."""
+
+
+class Retention(Config):
+    """How many days what rows say is kept at most, whoever needs it; null: as long as somebody does.
+
+    Days count from when it was made. What goes is made again from the source if somebody asks for it; the digests that
+    a version has of it stay. What was used within the hour, or by a process that goes on, waits for the next time.
+    """
+
+    snapshots: float | None = Field(default=None, ge=0.0)
+    """Rows as they were ingested."""
+    prepared: float | None = Field(default=None, ge=0.0)
+    """Rows as models read them, and what models wrote behind them."""
+    quarantine: float | None = Field(default=None, ge=0.0)
+    """Where bad rows were, and why."""
+    outcomes: float | None = Field(default=None, ge=0.0)
+    """What models answered, row by row."""
+    logs: float | None = Field(default=None, ge=0.0)
+    """Logs of runs, and pages, which quote rows."""
+
+    @classmethod
+    def parse(cls, words: Iterable[str]) -> Self:
+        """Read `snapshots=30`, for each kind of data once. Raises RecipeError for anything else."""
+        days: dict[str, str] = {}
+        for word in words:
+            kind, _, number = word.partition("=")
+            if kind not in cls.model_fields or kind in days:
+                twice = " is given twice" if kind in days else ""
+                raise RecipeError(
+                    f"retention: got {word!r}{twice}, allowed are KIND=DAYS, each kind once: "
+                    f"{', '.join(cls.model_fields)}"
+                )
+            days[kind] = number
+        try:
+            return cls.model_validate(days)
+        except ValidationError as error:
+            kind = error.errors()[0]["loc"][0]
+            raise RecipeError(f"retention: {kind}={days[str(kind)]}, allowed are days from 0 on") from error
+
+    def days_of(self, path: str) -> float | None:
+        """Return the days of something in a work folder, by its path there; None: it may stay."""
+        return (
+            getattr(self, kind) if (kind := next((k for k, of in _RETAINED.items() if of.match(path)), None)) else None
+        )
+
+
+_RETAINED = {
+    "quarantine": re.compile(r"stages/ingest/[0-9a-f]+/quarantine\.jsonl$"),
+    "snapshots": re.compile(r"stages/ingest/[0-9a-f]+$"),
+    "prepared": re.compile(r"stages/(?:preprocess|quote|answer|revise|score)/[0-9a-f]+$"),
+    "outcomes": re.compile(r"(?:outcomes|divergences)/"),
+    "logs": re.compile(r"stages/report/[0-9a-f]+$|runs/[^/]+/[^/]+\.(?:log|html)$"),
+}
+"""Which paths are of a kind of data; the first that fits counts."""
 
 
 class WorkPolicy(Config):
-    """What is kept though nobody needs it today."""
+    """What is kept though nobody needs it today, and what goes though somebody does."""
 
     keep_days: float = Field(default=14.0, ge=0.0)
     """Days since an output was last used."""
     keep_runs: int = Field(default=1, ge=1)
     """The last runs of every recipe whose outputs are kept."""
+    retention: Retention = Retention()
+    """What goes after so many days, whoever needs it."""
 
     @property
     def keep_seconds(self) -> float:
@@ -75,6 +134,8 @@ class WorkCollected(Config):
     """Deleted, if it was asked for."""
     busy: tuple[str, ...] = ()
     """Garbage that is kept this time, since others hold the folder."""
+    missed: dict[str, tuple[str, ...]] = {}
+    """By path, who needs what goes because its retention is over."""
     watched: tuple[WorkItem, ...] = ()
     """Garbage of a bucket that a later run deletes, if nobody needs it then."""
 
@@ -100,6 +161,15 @@ class Output:
     """Shared files that its record names."""
     content: str = ""
     needed_by: list[str] = field(default_factory=list[str])
+    missed_by: list[str] = field(default_factory=list[str])
+    """Who needs it although its retention is over."""
+    written: float = 0.0
+    """When its record was written, by the same clock."""
+
+    @property
+    def path(self) -> str:
+        """Return where it is below the work place."""
+        return f"stages/{self.stage}/{self.key}"
 
     def says(self, record: str) -> None:
         """Take in what its record says."""
@@ -133,12 +203,19 @@ class Judge:
             for key in used | {key for text in texts for _, key in NAMED.findall(text)}:
                 runs[key].append(name)
         for output in outputs.values():
-            output.needed_by += self._needs(output, runs.get(output.key, ()))
+            needs = [*self._needs(output, runs.get(output.key, ()))]
+            if self._is_over_due(output):
+                now = (output.used >= self.since, self.now - output.used < SAFE_SECONDS)
+                output.missed_by += [who for who in needs if who not in _NOW]
+                needs = [who for who, holds in zip(_NOW, now, strict=True) if holds and who in needs]
+            output.needed_by += needs
         waiting = [output for output in outputs.values() if output.needed_by]
         while waiting:
             output = waiting.pop()
             for named in (outputs[name] for name in output.names if name in outputs):
-                if not named.needed_by:
+                if not named.needed_by and self._is_over_due(named):
+                    named.missed_by.append(f"{output.stage} {output.key}, which is kept")
+                elif not named.needed_by:
                     named.needed_by.append(f"{output.stage} {output.key}, which is kept")
                     waiting.append(named)
         return runs
@@ -147,7 +224,7 @@ class Judge:
         """Yield who needs an output, but for those whose records name it."""
         age = self.now - output.used
         if output.used >= self.since:
-            yield "a run that goes on, or waits"
+            yield _NOW[0]
         if not output.made and age > SAFE_SECONDS:
             return  # what a killed collector left, or the lock of what is gone: it counts as absent
         yield from (f"the last run of {name}" for name in runs)
@@ -155,6 +232,11 @@ class Judge:
             yield self.contents[output.content]
         if age < self.policy.keep_seconds:
             yield SHORT_WHILE
+
+    def _is_over_due(self, output: Output) -> bool:
+        """Say whether an output's retention is over, from when it was made."""
+        days = self.policy.retention.days_of(output.path)
+        return days is not None and self.now - output.written > days * DAY
 
 
 def referrers_first(outputs: Sequence[Some]) -> list[Some]:

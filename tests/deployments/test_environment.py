@@ -149,7 +149,9 @@ def test_what_starts_on_an_event_is_watched_as_its_retraining_reads_it(monkeypat
 
 def test_the_registry_of_the_environment_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    for registry, kind in (("s3://bucket/a prefix", "s3"), ("/srv/reg: 'x'", "folder")):
+    azure = "abfs://rows@account.dfs.core.windows.net/p"
+    kinds = {"s3://bucket/a prefix": "s3", "/srv/reg: 'x'": "folder", "gs://bucket/p": "gcs", azure: "azure"}
+    for registry, kind in kinds.items():
         environment = one_recipe().model_copy(update={"registry": registry, "endpoint_url": "http://s3:9000"})
         by_flow = {one.full_name: one for one in wanted(environment)}
         assert by_flow["rollback/rollback"].parameters["registry"] == registry

@@ -1,8 +1,8 @@
 """Render what `kubectl kustomize` would of the part of kustomize that infra/kubernetes keeps to, and refuse the rest.
 
-No kustomize can be installed from a package registry of Python. The part: `resources`, `namespace`, `images`, and JSON
-patches (RFC 6902) of one target each. Strategic merges are left out on purpose: kustomize does them by the kind's own
-schema, which it has not for Ray's and Kueue's kinds, so that their lists would be replaced.
+kubectl, which has kustomize in it, is not everywhere; where it is, a test compares the two. The part: `resources`,
+`namespace`, `images`, and JSON patches (RFC 6902) of one target each. Strategic merges are left out on purpose:
+kustomize does them by the kind's own schema, which it has not for Ray's and Kueue's: their lists would be replaced.
 """
 
 from copy import deepcopy
@@ -12,8 +12,6 @@ from typing import Any
 import jsonpatch
 import yaml
 
-WITHOUT_NAMESPACE = {"Namespace", "ResourceFlavor", "ClusterQueue"}
-"""Kinds of the whole cluster."""
 _KEYS = {"apiVersion", "kind", "namespace", "resources", "images", "patches"}
 
 
@@ -23,8 +21,8 @@ def render(folder: Path) -> list[dict[str, Any]]:
     if unknown := {*settings} - _KEYS:
         raise ValueError(f"{folder}/kustomization.yaml: {', '.join(sorted(unknown))}: not rendered by tests/infra")
     made = [one for name in settings["resources"] for one in _resource(folder / name)]
-    for manifest in made:
-        if manifest["kind"] not in WITHOUT_NAMESPACE:
+    for manifest in made:  # kustomize does so for kinds that it does not know, whether they have a namespace or not
+        if "namespace" in settings and manifest["kind"] != "Namespace":
             manifest["metadata"]["namespace"] = settings["namespace"]
     for patch in settings.get("patches", []):
         operations = yaml.safe_load((folder / patch["path"]).read_text())

@@ -4,9 +4,15 @@ Core kinds are held against Kubernetes' own schemas. Ray's, Kueue's and the char
 are read from a folder beside the checkout, or REGLAGE_SCHEMAS, and skipped where there is none.
 """
 
+import contextlib
 import json
 import os
 import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -20,6 +26,8 @@ from prefect.settings import Settings
 from prefect.utilities.templating import apply_values
 
 from deployments.environment import check_pinned, read_environment
+from ftlib.storage.claims import CLAIMS
+from ftlib.storage.node_cache import record_path
 from tests.infra.kustomize import containers, pods, render
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +83,28 @@ def everything(name: str) -> list[dict[str, Any]]:
 
 def of_kind(name: str, kind: str) -> list[dict[str, Any]]:
     return [one for one in overlay(name) if one["kind"] == kind]
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, which has kustomize in it")
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "jobs"])
+def test_kustomize_itself_renders_the_same(name):
+    printed = subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, timeout=60)
+    assert not printed.returncode, printed.stderr
+
+    def by_name(manifests):
+        return {(one["kind"], one["metadata"]["name"]): one for one in manifests}
+
+    assert by_name(yaml.safe_load_all(printed.stdout)) == by_name(render(FOLDER / name))
+
+
+OF_THE_CLUSTER = {"Namespace", "ResourceFlavor", "ClusterQueue"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_everything_is_in_the_namespace_but_what_has_none(name):
+    for manifest in everything(name):
+        namespace = None if manifest["kind"] in OF_THE_CLUSTER else "reglage"
+        assert manifest["metadata"].get("namespace") == namespace
 
 
 def is_core(manifest: dict[str, Any]) -> bool:
@@ -526,7 +556,13 @@ def may(role: str, action: str, key: str, **conditions: str) -> bool:
 
 
 VERSION_KEY = "registry/models/m/versions/00000001.json"
-RECORD = "work/stages/train/abc/record.json"
+RECORD = f"work/{record_path('stages/train/abc')}"
+CREATED_ONCE = (
+    RECORD,
+    f"work/{record_path('carried/abc')}",
+    f"work/{CLAIMS}/train-abc/00000007.json",
+    "work/place.json",
+)
 CREATE_ONLY = {"s3:if-none-match": "false"}
 
 
@@ -541,6 +577,7 @@ CREATE_ONLY = {"s3:if-none-match": "false"}
         ("s3:DeleteObject", VERSION_KEY, set()),
         ("s3:DeleteObject", "registry/models/m/aliases/champion/00000001.json", set()),
         ("s3:DeleteObject", "work/attempts/abc/checkpoints/step-00000010/rank-0", {"trainer", "collector"}),
+        ("s3:DeleteObject", f"work/{CLAIMS}/train-abc/00000007.json", {"trainer", "collector"}),
         ("s3:DeleteObject", RECORD, {"collector"}),
         ("s3:PutObject", VERSION_KEY, set()),
         ("s3:PutObject", RECORD, set()),
@@ -553,7 +590,9 @@ def test_each_role_may_do_its_own_work_and_no_more(action, key, roles):
 
 def test_commits_are_written_create_only_or_not_at_all():
     assert may("publisher", "s3:PutObject", VERSION_KEY, **CREATE_ONLY)
-    assert may("trainer", "s3:PutObject", RECORD, **CREATE_ONLY)
+    for key in CREATED_ONCE:
+        assert may("trainer", "s3:PutObject", key, **CREATE_ONLY)
+        assert not may("trainer", "s3:PutObject", key)
     assert may("collector", "s3:PutObject", "registry/gc/00000001.json", **CREATE_ONLY)
     assert not may("collector", "s3:PutObject", "registry/gc/00000001.json")
     for role in ("reader", "publisher", "trainer", "collector"):
@@ -576,3 +615,37 @@ def test_the_environments_fit_the_pool_the_worker_polls(monkeypatch):
     assert dev.registry == settings("dev")["REGLAGE_REGISTRY"]
     assert dev.endpoint_url == settings("dev")["AWS_ENDPOINT_URL"]
     assert {dev.pool.image} <= {c["image"] for one in overlay("dev") for c in containers(one)}
+
+
+@pytest.mark.slow
+def test_the_dev_clusters_s3_server_can_hold_a_registry():
+    """moto as it comes races its own conditional writes; one request at a time it does not."""
+    (server,) = [one for one in of_kind("dev", "Deployment") if one["metadata"]["name"] == "reglage-s3"]
+    (container,) = containers(server)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = container["command"][2].replace('"0.0.0.0", 9000', f'"127.0.0.1", {port}')
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as moto:
+        try:
+            given = {"AWS_ACCESS_KEY_ID": "dev", "AWS_SECRET_ACCESS_KEY": "dev", "AWS_DEFAULT_REGION": "us-east-1"}
+            environment = {**os.environ, **given, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+            for _ in range(150):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.2)
+            make = "import boto3; boto3.client('s3').create_bucket(Bucket='models')"
+            subprocess.run([sys.executable, "-c", make], env=environment, check=True, timeout=60)
+            probe = [
+                sys.executable,
+                "-m",
+                "ftlib",
+                "registry",
+                "probe",
+                "--registry",
+                settings("dev")["REGLAGE_REGISTRY"],
+            ]
+            done = subprocess.run(probe, env=environment, capture_output=True, text=True, timeout=120)
+            assert not done.returncode, done.stderr
+        finally:
+            moto.terminate()

@@ -1,4 +1,4 @@
-"""Where every row goes, found block by block and part by part: what `ftlib.data.assignment` says, for any number of rows.
+"""Where every row goes, to a split or out, found block by block and part by part for any number of rows.
 
 A block is cleaned and keyed in one call; its records, of 49 bytes a row, are dealt out by their texts' keys, so that
 copies of a text meet in one part, there with those of the guards. This process keeps a byte a row.

@@ -94,7 +94,7 @@ def _compute_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[str
             f"{phase.tuning.kind!r} twice, got {compute.activation_checkpointing!r}; set it to none, or use another "
             f"tuning in phase {phase.name!r}"
         )
-    if compute.sharding == "fsdp" and compute.workers > 1 and not phase.optimizer.steps_shards:
+    if compute.sharding == "fsdp" and compute.most_workers > 1 and not phase.optimizer.steps_shards:
         yield (
             f"{where}.optimizer: {phase.optimizer.kind!r} steps whole matrices, but compute.sharding: fsdp gives each "
             "of the workers a part; use adamw or sgd, or set sharding to ddp"
@@ -115,8 +115,9 @@ def _statistics_misfits(where: str, phase: Phase, compute: Compute) -> Iterator[
     """Say why statistics of a batch would depend on how it is split, which the identity of a phase does not know."""
     if not phase.tuning.takes_steps:
         yield f"{where}.batch_norm: updated, but {phase.tuning.kind!r} takes no steps that statistics follow; remove it"
-    if compute.workers > 1 or compute.micro_batch_size is not None:
-        split = f"{compute.workers} workers" if compute.workers > 1 else f"micro-batches of {compute.micro_batch_size}"
+    if compute.most_workers > 1 or compute.micro_batch_size is not None:
+        several = compute.most_workers > 1
+        split = f"{compute.workers} workers" if several else f"micro-batches of {compute.micro_batch_size}"
         yield (
             f"{where}.batch_norm: updated normalises a row by all rows of its batch, which {split} split; set "
             "compute.workers to 0 or 1 and compute.micro_batch_size to null, or leave batch_norm at frozen"

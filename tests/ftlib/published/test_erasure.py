@@ -73,7 +73,7 @@ class Place:
         source = Files(path=str(self.source))
         return IngestJob(
             name="home", source=source, files=source.pin(), limits=Limits(rows=1), key="id",
-            excluded=excluded(read_requests(self.work.root), "home"),
+            excluded=excluded(read_requests(self.work), "home"),
         )  # fmt: skip
 
     def ingest(self) -> Any:
@@ -128,7 +128,7 @@ def test_twice_is_once_and_a_key_that_is_nowhere_is_on_the_list_all_the_same(pla
     assert (second.acted, second.traces) == (True, ())
     nowhere = place.eraser("4711").erase(delete=True)
     assert (nowhere.absent, nowhere.rows, nowhere.traces) == (("4711",), 0, ())
-    assert digest_of_key("4711") in excluded(read_requests(place.work.root), "home")
+    assert digest_of_key("4711") in excluded(read_requests(place.work), "home")
 
 
 def test_nothing_goes_while_a_run_is_in_the_folder_but_no_new_ingestion_takes_the_row(place: Place):
@@ -147,7 +147,7 @@ def test_nothing_goes_while_a_run_is_in_the_folder_but_no_new_ingestion_takes_th
         assert all(path.exists() for path in place.traces)
         with pytest.raises(BusyError, match=rf"in use by .*-{running.pid}: .* run it again when that has ended"):
             check_done(asked)
-        assert excluded(read_requests(place.work.root), "home")
+        assert excluded(read_requests(place.work), "home")
         running.communicate("")
     assert place.eraser().erase(delete=True).acted
     assert not [path for path in place.traces if path.exists()]
@@ -224,7 +224,7 @@ def test_bad_input_is_one_line_each(place: Place, tmp_path: Path):
     request = next((place.work.root / "forgotten").glob("*.json"))
     request.write_text("{")
     with pytest.raises(StorageError, match=r"is damaged .* restore it from a copy"):
-        read_requests(place.work.root)
+        read_requests(place.work)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")

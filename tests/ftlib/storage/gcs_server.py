@@ -150,7 +150,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.command == "DELETE":
                 del objects[key]
                 return 204, {}, b""
-        return self._download(stored) if asked.get("alt") == "media" else _json({"size": str(len(stored.data))})
+        return self._download(stored) if asked.get("alt") == "media" else _json(_item(key, stored))
 
     def _check(self, condition: str | None, stored: Stored | None) -> None:
         generation = str(stored.generation if stored else 0)
