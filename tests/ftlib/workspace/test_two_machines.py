@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from ftlib.testing import tiny_recipe
+
 REGISTRY = "publish.to={{kind: s3, bucket: {0}, prefix: registry}}"
 
 
 @pytest.mark.slow
-def test_what_one_machine_did_the_other_finds_and_goes_on_with(
-    tiny_recipe: Path, bucket: Any, s3_endpoint: str, tmp_path: Path
-) -> None:
+def test_what_one_machine_did_the_other_finds_and_goes_on_with(bucket: Any, s3_endpoint: str, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)
     place = f"s3://{bucket.name}/work"
 
     def reglage(machine: str, *words: str) -> Any:
@@ -32,19 +33,19 @@ def test_what_one_machine_did_the_other_finds_and_goes_on_with(
         return json.loads(done.stdout)
 
     to = ("--set", REGISTRY.format(bucket.name))
-    first = reglage("one", "run", str(tiny_recipe), *to)
+    first = reglage("one", "run", str(recipe), *to)
     assert first["report"] == f"{place}/runs/tiny/report.html"
     assert Path(first["report_file"]).is_relative_to(tmp_path / "one")
-    again = reglage("two", "run", str(tiny_recipe), *to)
+    again = reglage("two", "run", str(recipe), *to)
     assert again["all_done_before"]
     assert again["results"] == first["results"]
     assert again["version"]["version"] == first["version"]["version"] == 1
-    changed = reglage("two", "run", str(tiny_recipe), *to, "--set", "phases.tune.optimizer.epochs=2")
+    changed = reglage("two", "run", str(recipe), *to, "--set", "phases.tune.optimizer.epochs=2")
     made = [step["stage"] for step in changed["steps"] if not step["done_before"]]
     assert made[0] == "train tune"
-    promoted = reglage("one", "retrain", str(tiny_recipe), *to)
+    promoted = reglage("one", "retrain", str(recipe), *to)
     assert promoted["outcome"] == "promoted"
-    assert reglage("two", "retrain", str(tiny_recipe), *to)["outcome"] == "skipped"
+    assert reglage("two", "retrain", str(recipe), *to)["outcome"] == "skipped"
     listed = reglage("two", "work", "list")
     assert listed["folder"] == place
     assert any(item["runs"] == ["tiny"] for item in listed["kept"])
