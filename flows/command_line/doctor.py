@@ -41,7 +41,7 @@ def doctor(recipe: Path | None, work: str, registry: str, ray: bool, home: Path,
     from deployments.machine.checks import examine
     from ftlib.recipe.file import load_recipe
 
-    findings = examine(Path(work), registry, load_recipe(recipe) if recipe else None, home, ray=ray)
+    findings = examine(work, registry, load_recipe(recipe) if recipe else None, home, ray=ray)
     possible = all(finding.ok for finding in findings if finding.needed)
     emit(
         lambda: print_findings(findings),

@@ -96,6 +96,10 @@ class InBucket(Workspace):
         return self.view.root
 
     @override
+    def exists(self) -> bool:
+        return self.store.size(PLACE) is not None
+
+    @override
     def folder(self, job: Job) -> Path:
         return self.root / _key(job)
 
