@@ -277,7 +277,7 @@ def test_on_ray_a_lost_worker_costs_its_block_only(bench: Bench, tmp_path: Path,
     from ftlib.on_ray.data import RayData
     from ftlib.on_ray.session import session
 
-    compute = Compute(data_workers=2, data_worker_memory_mb=512, max_failures=1)
+    compute = Compute(data_workers=2, data_worker_memory_mb=768, max_failures=1)
     spec, other = dataset(bench.own), dataset(bench.other)
     raw, guard = bench.ingested(spec, InProcess(), 1), bench.ingested(other, InProcess(), 1)
     job = bench.job(spec, raw, (other, guard))
@@ -300,7 +300,7 @@ def test_on_ray_a_lost_worker_costs_its_block_only(bench: Bench, tmp_path: Path,
 
 @pytest.mark.slow
 def test_a_stage_on_ray_that_fails_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
-    compute = Compute(data_workers=1, data_worker_memory_mb=512)
+    compute = Compute(data_workers=1, data_worker_memory_mb=768)
     job = bench.ingest_job(dataset(bench.own, limits={"bad_rows": 0.0}), compute=compute)
     work = Workspace(tmp_path / "work")
     with pytest.raises(ReglageError, match=r"datasets\.d: \d+ of 500 rows"):
