@@ -78,7 +78,13 @@ def run_stages(task: dict[str, Any]) -> dict[str, Any]:
             compute=compute,
         )  # fmt: skip
         raw = found["ingest"] = peaks.during(lambda: ingest(job, work))
-        told = {"raw": raw["made"], "dataset": rows, "model": model, "tokenizer": model.tokenizer, "trains": True}
+        told: dict[str, Any] = {
+            "raw": raw["made"],
+            "dataset": rows,
+            "model": model,
+            "tokenizer": model.tokenizer,
+            "trains": True,
+        }
         prepare = PreprocessJob(name="rows", compute=compute, **told)
         found["preprocess"] = peaks.during(lambda: preprocess(prepare, work))
     return {stage: {**of, "made": of["made"].content} for stage, of in found.items()}
