@@ -81,6 +81,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def _check_machine(recipe: Recipe) -> None:
+    """Raise RecipeError for more GPUs, CPUs or memory than this machine has."""
     check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
     if recipe.compute.use_gpu and any(phase.precision == "bf16" for phase in recipe.phases):
         check_bf16()

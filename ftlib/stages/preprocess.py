@@ -32,7 +32,7 @@ from ftlib.data.rows import Example, Piece, Values, labels_in, reasons, remedies
 from ftlib.data.snapshot import Block, in_batches, read_snapshot
 from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.fingerprint import Job, digest, identify
+from ftlib.fingerprint import JSON, Job, digest, identify
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import processor_digest
@@ -433,7 +433,7 @@ def _write(
                 exchange.forget(*names)
             emit(f"preprocess {job.name}", block.stop, placement.rows, "rows")
     layout = [] if inputs == TEXT else [[identify(column) for column in inputs]]
-    of_splits = [hashes[split].hexdigest() for split in SPLITS]
+    of_splits: list[JSON] = [hashes[split].hexdigest() for split in SPLITS]
     return tallies, digest([format.yields, list(format.slices), of_splits, *layout])
 
 

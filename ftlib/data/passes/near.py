@@ -234,7 +234,7 @@ def _stored(path: Path, dealt: Dealt, number: int) -> Iterator[_Stored]:
             facts, compared = (int.from_bytes(stream.read(4)) for _ in range(2))
             place, side, row_id, label = msgspec.msgpack.decode(stream.read(facts))
             yield _Stored(
-                place, sys.intern(side), row_id, label and sys.intern(label), path, position + 8 + facts, compared
+                place, SIDES[SIDES.index(side)], row_id, label and sys.intern(label), path, position + 8 + facts, compared
             )
             position += 8 + facts + compared
 
