@@ -35,7 +35,8 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     asked: list[Wanted] = []
     if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         each = _threads(compute, compute.most_workers)
-        asked.append(Wanted("workers", compute.least_workers, each, gpus, compute.most_workers))
+        most = compute.most_workers if compute.is_elastic else 0
+        asked.append(Wanted("workers", compute.least_workers, each, gpus, most))
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
