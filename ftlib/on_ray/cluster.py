@@ -40,7 +40,8 @@ def check_cluster(compute: Compute, asked: Sequence[Wanted]) -> None:
         return
     if (missing := lacking(asked, nodes)) is None:
         if (later := lacking([replace(one, workers=one.most) for one in asked], nodes)) is not None:
-            note("cluster", f"{told(compute.ray_address, nodes)}, less than {later}: it grows when nodes come")
+            has = told(compute.ray_address, nodes)
+            note("cluster", f"{has}, room for fewer than {later.most} workers: a training grows when nodes come")
         return
     if _grows(client):
         note("cluster", f"{missing}; nodes may still come")

@@ -35,7 +35,7 @@ def drive(kind: type[P], act: Callable[[P, Workspace | None], None]) -> None:
     That is a file that every node sees, or an object of a work place in a bucket, which `act` is told then: what the
     job leaves on this node's disk for who asked for it is shared there. Raises StorageError where it is not there.
     """
-    text, work = _read_spec(sys.argv[1])
+    text, work = read_spec(sys.argv[1])
     plan = kind.model_validate(json.loads(text))
     # Inside a job, Ray names the cluster in RAY_ADDRESS.
     ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=job_config())
@@ -47,7 +47,11 @@ _NODE = "reglage-node-view:f9a03c2e/"
 """Stands in a plan that travels for the folder where a node sees the work place."""
 
 
-def _read_spec(spec: str) -> tuple[str, Workspace | None]:
+def read_spec(spec: str) -> tuple[str, Workspace | None]:
+    """Return a plan in JSON, with paths as this node has them, and the work place in a bucket that it came through.
+
+    Raises StorageError where it is not there.
+    """
     if not is_remote(spec):
         return Path(spec).read_text(), None
     inside = re.fullmatch(rf"(.+)/((?:{JOBS}|{ATTEMPTS})/.+)", spec)
@@ -63,7 +67,7 @@ def share_made(work: Workspace | None, files: Iterable[Path]) -> None:
     if work is not None:
         for file in files:
             relative = file.relative_to(work.root).as_posix()
-            if file.exists() and f"{file.name}" not in work.names(Path(relative).parent):
+            if file.exists() and file.name not in work.names(Path(relative).parent):
                 work.share(relative)
 
 

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
-    """Return what a recipe's training, measuring and preparing of rows ask of Ray; what runs in this process is not among it."""
+    """Return what a recipe's stages ask of Ray; what runs in this process is not among it."""
     compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
     asked: list[Wanted] = []
     if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         each = _threads(compute, compute.most_workers)
-        asked.append(Wanted("workers", compute.least_workers, each, gpus, compute.most_workers))
+        most = compute.most_workers if compute.is_elastic else 0
+        asked.append(Wanted("workers", compute.least_workers, each, gpus, most))
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))

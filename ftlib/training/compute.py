@@ -110,14 +110,15 @@ class Compute(Identified):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Compute:
+        """Refuse settings that no layout of workers can have together."""
         if self.replicas > 1 and self.sharding != "fsdp":
             raise ValueError(
                 f"replicas: {self.replicas} copies of a model in shards, but sharding is ddp; set it to fsdp"
             )
         if self.is_elastic and self.replicas > 1:
             raise ValueError(
-                f"workers: {self.workers} workers do not always make {self.replicas} copies of as many shards each; give "
-                "one number of workers, or leave replicas at 1"
+                f"workers: {self.workers} workers do not always make {self.replicas} copies of as many shards each; "
+                "give one number of workers, or leave replicas at 1"
             )
         if max(1, self.most_workers) % self.replicas:
             raise ValueError(

@@ -218,11 +218,14 @@ _MADE = ("model", "adapter", "tasks", "snapshots", FILE, STARTS)
 
 
 def _upload_result(place: RunPlace, group: Group) -> None:
-    """Upload what the first rank has on its node's disk; its name is written last."""
+    """Upload what the first rank has on its node's disk, the result last; then nothing is left on the disks."""
+    shutil.rmtree(place.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
     if group.is_first:
         facts = json.loads((place.folder / RESULT).read_bytes())
-        place.write(RESULT, result_bytes(place, facts, [name for name in _MADE if (place.folder / name).exists()]))
-    shutil.rmtree(place.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
+        made = [name for name in _MADE if (place.folder / name).exists()]
+        place.write(RESULT, result_bytes(place, facts, made))
+        for name in made:  # the node's cache has them by their digests
+            shutil.rmtree(place.folder / name, ignore_errors=True)
 
 
 _Before = tuple[nn.Module, dict[str, int], dict[str, nn.Module]]

@@ -14,6 +14,7 @@ from ray.job_submission import JobSubmissionClient
 from ftlib.errors import RecipeError, ReglageError
 from ftlib.evaluation.forward_pass import resources as running_on
 from ftlib.on_ray import cluster
+from ftlib.progress import Progress, listen
 from ftlib.recipe import resources
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
@@ -67,6 +68,7 @@ def test_what_the_machine_has_is_granted(recipe: Any, compute: dict[str, Any]) -
         ({"workers": 3, "use_gpu": True}, r"3 workers of 2 CPUs and 1 GPU, but .* has 2 GPUs, .*lower .* to 2"),
         ({"workers": 9}, r"9 workers of 1 CPU, but this machine has 8 CPUs; lower compute\.workers or .*threads"),
         ({"workers": 2, "threads": 5}, r"2 workers of 5 CPUs, but this machine has 8 CPUs"),
+        ({"workers": {"at_least": 1, "at_most": 9}}, r"1 to 9 workers of 1 CPU, but this machine has 8 CPUs; lower"),
         ({"workers": 0, "evaluation_workers": 16}, r"compute\.evaluation_workers asks for 16 workers of 1 CPU, but"),
         ({"workers": 0, "evaluation_workers": 3, "use_gpu": True}, r"n_workers asks for 3 workers .* has 2 GPUs"),
     ],
@@ -155,13 +157,19 @@ def test_a_cluster_that_does_not_grow_is_compared_with_its_nodes(
         RecipeError, match=r"3 workers of 4 CPUs, but http://head:8265 has 3 nodes \(4 CPUs and 1 GPUs; "
     ):
         check_resources(recipe(workers=3, **there))
+    heard: list[Progress] = []
+    with listen(heard.append):
+        check_resources(recipe(workers={"at_least": 2, "at_most": 3}, **there))
+    assert [sign.text.partition("), ")[2] for sign in heard] == [
+        "room for fewer than 3 workers: a training grows when nodes come"
+    ]
+    with pytest.raises(RecipeError, match="3 to 4 workers of 4 CPUs, but http"):
+        check_resources(recipe(workers={"at_least": 3, "at_most": 4}, **there))
     with pytest.raises(RecipeError, match=r"evaluation_workers asks for 2 workers of 4 CPUs and 1 GPU"):
         check_resources(recipe(workers=1, evaluation_workers=2, use_gpu=True, **there))
 
 
 def test_a_cluster_that_grows_says_what_is_waited_for(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftlib.progress import Progress, listen
-
     answering(monkeypatch, {"activeNodes": {"headgroup": 1}, "pendingLaunches": {"gpuGroup": 2}})
     heard: list[Progress] = []
     with listen(heard.append):

@@ -6,11 +6,13 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
 import torch
@@ -20,9 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from ftlib.errors import IntegrityError, Interrupted, StorageError
 from ftlib.progress import Progress, listen
+from ftlib.stages.fisher import FisherJob, fisher
 from ftlib.stages.train import train
 from ftlib.storage import S3Store
-from ftlib.training import bucket_checkpoints, curves
+from ftlib.training import bucket_checkpoints, curves, worker
 from ftlib.training.bucket_checkpoints import BucketCheckpoints, step_saved
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
@@ -30,6 +33,7 @@ from ftlib.training.curves import Curves
 from ftlib.training.group import Group, unwrap
 from ftlib.training.heartbeat import Heartbeat, signs
 from ftlib.training.phase import Phase
+from ftlib.training.plan import Part, Plan
 from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
@@ -99,7 +103,10 @@ def test_two_are_kept_and_another_node_reads_the_newest(
     assert not list((tmp_path / "another").rglob("*.safetensors"))  # ranges that were read are not kept
 
 
-@pytest.mark.parametrize("harm", ["cut", "gone", "flipped", "manifest", "description"])
+@pytest.mark.parametrize(
+    "harm",
+    ["gone", "flipped", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cut", "manifest", "description"))],
+)
 def test_what_is_damaged_is_never_loaded(
     place: str, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
@@ -260,8 +267,7 @@ WORK = Callable[[Group, str, str, Path], None]
 def rank(number: int, of: int, work: WORK, sharding: str, place: str, folder: str, environment: dict[str, str]) -> None:
     torch.set_num_threads(1)
     os.environ.update(environment, GLOO_SOCKET_IFNAME="lo", REGLAGE_CACHE=f"{folder}/node-{number}-of-{of}")
-    meeting = f"{folder}/meeting-{of}-{work.__name__}"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=of)
+    dist.init_process_group("gloo", init_method=f"file://{environment['MEETING']}", rank=number, world_size=of)
     group = Group(rank=number, world_size=of, device=torch.device("cpu"), one_disk=False)
     work(group, sharding, place, Path(folder))
     dist.barrier()
@@ -269,7 +275,8 @@ def rank(number: int, of: int, work: WORK, sharding: str, place: str, folder: st
 
 
 def on_nodes(of: int, work: WORK, sharding: str, place: str, folder: Path) -> None:
-    environment = {name: os.environ[name] for name in KEYS}
+    # A dead group's meeting would be read again.
+    environment = {**{name: os.environ[name] for name in KEYS}, "MEETING": str(folder / f"meeting-{uuid4().hex}")}
     args = (of, work, sharding, place, str(folder), environment)
     mp.spawn(rank, args=args, nprocs=of)  # type: ignore[no-untyped-call]
 
@@ -386,26 +393,46 @@ def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1)]
     ray.init(cluster.address, log_to_driver=False)
-    worlds: list[tuple[int, int]] = []  # when it began again, and of how many workers it said to be
+    steps, restarts, enough = [0], list[int](), threading.Event()
 
     def hear(sign: Progress) -> None:
-        if sign.unit == curves.STEPS and sign.done > 40 and nodes and not worlds:
-            worlds.append((sign.done, 2))
-            cluster.remove_node(nodes.pop())
+        if sign.unit == curves.STEPS:
+            steps.append(sign.done)
         if sign.unit == curves.RESTART:
-            worlds.append((sign.done, len(worlds)))
-            if len(worlds) == 2:
-                cluster.add_node(num_cpus=1)
-        if sign.unit == curves.STEPS and len(worlds) > 2 and sign.done > worlds[-1][0] + 40:
+            restarts.append(sign.done)
+        if enough.is_set():
             raise Interrupted("enough")
 
+    def until(came: Callable[[], bool]) -> None:
+        ends = time.monotonic() + 120
+        while not came() and time.monotonic() < ends:
+            time.sleep(0.1)
+        assert came()
+
+    ended: list[BaseException] = []
+
+    def training() -> None:  # nodes are added in the main thread alone
+        try:
+            with listen(hear):
+                train(asked, Workspace(work))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=training)
+    thread.start()
     try:
-        with listen(hear), pytest.raises(Interrupted):
-            train(asked, Workspace(work))
+        until(lambda: steps[-1] > 40)
+        cluster.remove_node(nodes.pop())
+        until(lambda: len(restarts) == 1)
+        nodes.append(cluster.add_node(num_cpus=1))
+        until(lambda: len(restarts) == 2 and steps[-1] > restarts[1] + 40)
     finally:
+        enough.set()
+        thread.join()
         ray.shutdown()
         cluster.shutdown()
-    assert len(worlds) > 2
+    assert [type(error) for error in ended] == [Interrupted]
+    assert len(restarts) == 2
     seen = curves._Reader(RunPlace(f"{work}/attempts/{job.fingerprint}"))  # pyright: ignore[reportPrivateUsage]
     seen.look()
     last = int(seen.records[-1]["step"])
@@ -415,3 +442,90 @@ def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
     losses_of = [{int(r["step"]): r["loss"] for r in records if "loss" in r} for records in (seen.records, one)]
     assert [*losses_of[0]] == [*range(1, last + 1)]
     assert losses_of[0] == pytest.approx({n: losses_of[1][n] for n in range(1, last + 1)}, rel=1e-4)
+
+
+def train_on_nodes(group: Group, plan: str, run: str, folder: Path) -> None:
+    """Train a plan at a place; with a file `die` there, the first rank dies at step 12 and takes the others with it."""
+    torch.set_num_threads(1)
+    dying = (folder / "die").exists()
+
+    def die(sign: Progress) -> None:
+        if dying and sign.unit == curves.STEPS and sign.done >= 12 and step_saved(RunPlace(run)) > 4:
+            os._exit(9)
+
+    asked = Plan.model_validate_json(Path(plan).read_text())
+    compute = asked.compute.model_copy(update={"workers": group.world_size})
+    with listen(die):
+        worker.work(asked.model_copy(update={"run": run, "compute": compute}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharding", "then"), [("ddp", 2), ("fsdp", 2), ("fsdp", 3)])
+def test_killed_ranks_go_on_from_the_bucket_and_end_with_the_same_weights(
+    work: str, bucket: Any, tmp_path: Path, sharding: str, then: int
+) -> None:
+    job = make_job(tmp_path, ema_decay=0.9, sharding=sharding)
+    plan = Plan(
+        fingerprint=job.fingerprint,
+        start=job.start,
+        parts=(Part(name="d", folder=job.parts[0].uri),),
+        run="",
+        kind="labeled",
+        labels=job.start.labels,
+        phase=job.phase.model_copy(update={"dropout": 0.0}),
+        precision="fp32",
+        seed=3,
+        compute=job.compute,
+    )
+    file = tmp_path / "plan.json"
+    file.write_text(plan.model_dump_json())
+    folder, there = str(tmp_path / "in-a-folder"), f"{work}/attempts/{job.fingerprint}"
+    on_nodes(2, train_on_nodes, str(file), folder, tmp_path)
+    whole = worker.outcome(plan.model_copy(update={"run": folder}))
+    (tmp_path / "die").touch()
+    with pytest.raises(mp.ProcessExitedException):
+        on_nodes(2, train_on_nodes, str(file), there, tmp_path)
+    (tmp_path / "die").unlink()
+    for node in tmp_path.glob("node-*"):
+        shutil.rmtree(node)  # these are other nodes
+    on_nodes(then, train_on_nodes, str(file), there, tmp_path)
+    came = tmp_path / "came"
+    resumed = worker.outcome(plan.model_copy(update={"run": there}), came)
+    assert int(resumed["resumed_from_step"]) > 4
+    assert resumed["steps"] == whole["steps"]
+    one, other = (load_file(Path(at, "model", "model.safetensors")) for at in (folder, came))
+    assert one.keys() == other.keys()
+    for name in one:
+        if then == 2:
+            assert torch.equal(one[name], other[name]), name
+        else:  # the order of sums is another one
+            torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
+    own = {file.relative_to(folder).as_posix() for file in Path(folder, "model").rglob("*")}
+    assert own == {file.relative_to(came).as_posix() for file in (came / "model").rglob("*")}
+    nodes = [*tmp_path.glob(f"node-*-of-{then}")]
+    assert not [file for node in nodes for file in node.rglob("*.safetensors")]  # but for what a cache has by digest
+    assert len([node for node in nodes if [*node.glob("blobs/*/*")]]) == 1  # on the first rank's disk
+
+
+@pytest.mark.slow
+def test_fisher_adapters_and_snapshots_come_back_whole(work: str, bucket: Any, tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job = job.model_copy(update={"start": job.start.model_copy(update={"fresh_head": False})})
+    measuring = FisherJob(
+        start=job.start, data=job.parts, names=("d",), rows=8, seed=0, compute=Compute(workers=0, threads=1)
+    )
+    lora = {**job.phase.model_dump(), "tuning": {"kind": "lora", "rank": 2, "keep": "adapter"}}
+    ewc = {**job.phase.model_dump(), "penalty": {"kind": "ewc", "datasets": ["d"], "rows": 8}}
+    asked = [
+        job.model_copy(update={"phase": Phase.model_validate({**lora, "snapshots": {"steps": [6]}})}),
+        job.model_copy(update={"phase": Phase.model_validate({**ewc, "early_stopping": None})}),
+    ]
+    made: list[list[object]] = []
+    for place in (Workspace(tmp_path / "folder"), Workspace(work)):
+        fisher_information = fisher(measuring, place)
+        adapter = train(asked[0], place)
+        held = train(asked[1].model_copy(update={"fisher": fisher_information}), place)
+        assert adapter.form == "adapter"
+        made.append([fisher_information.content, adapter.weights, held.weights, *adapter.snapshots])
+    assert made[0] == made[1]
+    assert keys(bucket) == []

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import OffloadPolicy
@@ -125,3 +126,31 @@ def test_batch_norm_is_gathered_in_the_type_of_its_statistics() -> None:
     assert _policy(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "bf16").param_dtype is None
     assert _policy(nn.Linear(2, 2), "bf16").param_dtype == torch.bfloat16
     assert _policy(nn.Linear(2, 2), "fp32").param_dtype is None
+
+
+@pytest.mark.parametrize(
+    ("workers", "said"),
+    [
+        ({"at_least": 5, "at_most": 4}, "at_most is 4 and at_least 5; give at_most that number or more"),
+        ({"at_least": 0, "at_most": 4}, "at_least: Input should be greater than or equal to 1"),
+        ({"at_most": 4}, "at_least: Field required"),
+        ("four", "got 'four', allowed are a whole number from 0 on, or {at_least: 1, at_most: 4}"),
+        (-1, "got -1, allowed are"),
+        (True, "got True, allowed are"),
+    ],
+)
+def test_workers_are_a_number_or_two_in_order(workers: object, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Compute.model_validate({"workers": workers})
+    (problem,) = caught.value.errors()
+    assert said in problem["msg"]
+
+
+def test_elastic_workers_have_no_copies_of_shards_and_stand_for_no_bytes() -> None:
+    elastic = Compute.model_validate({"workers": {"at_least": 2, "at_most": 4}})
+    assert (elastic.least_workers, elastic.most_workers, elastic.of_group(3).workers) == (2, 4, 3)
+    assert elastic.digest() == Compute(workers=3).digest()
+    assert Compute.model_validate_json(elastic.model_dump_json()) == elastic
+    assert Compute(workers=3).of_group(3) == Compute(workers=3)
+    with pytest.raises(ValidationError, match="2 to 4 workers do not always make 2 copies"):
+        Compute.model_validate({**elastic.model_dump(), "sharding": "fsdp", "replicas": 2})
