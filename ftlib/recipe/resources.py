@@ -36,7 +36,7 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         each = _threads(compute, compute.most_workers)
         most = compute.most_workers if compute.is_elastic else 0
-        asked.append(Wanted("workers", compute.least_workers, each, gpus, most))
+        asked.append(Wanted("workers", compute.least_workers, each, gpus, at_most=most))
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
