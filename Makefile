@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Each call of these packages is checked against its annotations, shapes too; it takes a quarter more time.
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
 
-.PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph postgres lint types contracts imports check
+.PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph azurite postgres lint types contracts imports check
 .PHONY: format clean evidence
 .DEFAULT_GOAL := run
 
@@ -21,7 +21,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion]"
+	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion,gcs,azure]"
 	$(BIN)/python -m flows.prefect_server
 	@touch $@
 
@@ -54,6 +54,9 @@ image:  ## the image of infra/compose.yaml by docker, or ENGINE=podman; infra/co
 
 ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common
+
+azurite:  ## Azure's own stand-in for its blobs from npm, below .venv, for the slow tests of abfs://
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.37.0
 
 postgres:  ## PostgreSQL's server from Debian's packages, for the slow tests of SQL sources (as root)
 	apt-get install --yes --no-install-recommends postgresql

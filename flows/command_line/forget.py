@@ -1,9 +1,8 @@
 """`reglage forget`: clear every trace of some rows from a work folder, and keep them from coming back."""
 
 import getpass
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -122,8 +121,8 @@ def _user() -> str:
 def _print(erasure: Erasure) -> None:
     """Print the traces, the versions that learnt the rows, and what is not cleared."""
 
-    def say(rows: list[list[Any]]) -> None:
-        emit(table([str(cell) for cell in rows[0]], rows[1:]), {}, as_json=False)
+    def say(rows: Sequence[Sequence[str]]) -> None:
+        emit(table([*rows[0]], [[*row] for row in rows[1:]]), {}, as_json=False)
 
     verb = "cleared" if erasure.acted else "would be cleared"
     if erasure.traces:

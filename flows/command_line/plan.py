@@ -22,8 +22,8 @@ from ftlib.models.pruning import describe_pruned, stack_of
 from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources, precision_on, room_of
-from ftlib.stages.ingest import ingest
-from ftlib.stages.preprocess import preprocess
+from ftlib.stages.ingest import IngestJob, ingest
+from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.register import register
 from ftlib.stages.score import SCORED
 from ftlib.stages.step import Step, walk
@@ -178,6 +178,8 @@ def _facts(step: Step, output: Artifact | None) -> str:
         return counted(len(output.members), "candidate")
     if isinstance(output, Fisher):
         return counted(output.rows, "row")
+    if isinstance(step.job, IngestJob | PreprocessJob) and step.on_ray:
+        return counted(step.job.compute.data_workers, "data worker")
     return f"{'' if step.job else 'up to '}{counted(step.candidates, 'candidate')}" if step.candidates else ""
 
 

@@ -144,6 +144,20 @@ class Row(Protocol):
         ...
 
 
+class Shingled(Row, Protocol):
+    """A row of text that shares a band with another one."""
+
+    @property
+    def bands(self) -> Sequence[int]:
+        """Return the hashes of its bands."""
+        ...
+
+    @property
+    def shingles(self) -> NDArray[np.uint32]:
+        """Return its runs, sorted and each once."""
+        ...
+
+
 R = TypeVar("R", bound=Row, contravariant=True)
 
 
@@ -191,16 +205,22 @@ class NearTexts:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._rows: dict[tuple[str | None, int], list[int]] = defaultdict(list)
-        self._shingles: list[NDArray[np.uint32]] = []
+        self._shingles: dict[int, NDArray[np.uint32]] = {}
+        """Of the rows that a band remembers: nobody is compared with others."""
+        self._added = 0
 
-    def add(self, row: Suspect, label: str | None) -> None:
+    def add(self, row: Shingled, label: str | None) -> None:
         """Take a row in."""
+        remembered = False
         for band in row.bands:
             if len(bucket := self._rows[label, band]) < _BUCKET:
-                bucket.append(len(self._shingles))
-        self._shingles.append(row.shingles)
+                bucket.append(self._added)
+                remembered = True
+        if remembered:
+            self._shingles[self._added] = row.shingles
+        self._added += 1
 
-    def holds_near(self, row: Suspect, label: str | None) -> bool:
+    def holds_near(self, row: Shingled, label: str | None) -> bool:
         """Return whether a row that was added is near; those that share the most bands are looked at first."""
         shared = Counter(i for band in row.bands for i in self._rows.get((label, band), ()))
         return any(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -59,8 +59,10 @@ class _Pattern:
     found: re.Pattern[str]
     holds: Callable[[str], bool] = lambda _: True
     """Whether a stretch that looks so is one: its check digits."""
-    need: str = ""
-    """What every text has in which it can be found; nothing: a digit, and six more signs of a number behind it."""
+    need: re.Pattern[str] | None = None
+    """What every text has in which it can be found, and is quicker to look for."""
+    before: re.Pattern[str] | None = None
+    """What stands before it and belongs to it: to look for that first would try every word."""
 
 
 def _digits(text: str) -> str:
@@ -135,6 +137,14 @@ def _phone(text: str) -> bool:
     return 8 <= len(digits) <= 15
 
 
+def _ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
 def _ipv6(text: str) -> bool:
     """Take only what has three groups or more: `a::b` and `::1` are more often code than somebody's machine."""
     try:
@@ -153,45 +163,58 @@ def _ibans() -> str:
     return rf"(?<![^\W_])(?:{'|'.join(shapes)})(?![^\W_])"
 
 
-_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+# Each begins with what it looks for, and looks behind that afterwards: so `re` passes over other characters quickly.
 _GAP = r"[ .\u00a0\u202f-]?"
-_EMAIL = r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"
-_NIR = rf"(?<!\w)[1-478]{_GAP}\d\d{_GAP}\d\d{_GAP}(?:\d\d|2[AB]){_GAP}\d{{3}}{_GAP}\d{{3}}{_GAP}\d\d(?!\w)"
-_PHONE = r"(?<![\w+.])(?:\+|00)[1-9](?:[ .\u00a0\u202f()/-]{0,2}\d){7,14}(?!\w)"
+_HOST = r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+_NIR = rf"[1-478](?<!\w.)(?:{_GAP}\d\d){{2}}{_GAP}(?:\d\d|2[ABab])(?:{_GAP}\d{{3}}){{2}}{_GAP}\d\d(?!\w)"
+_CARD = r"[2-6](?<![\w.,+-].)\d{2,3}(?:[ -]?\d){9,15}(?![ -]?\d)(?!\w)"
+_PHONE = r"[+0](?<![\w+.].)(?:(?<=\+)|(?<=0)0)[1-9](?:[ .\u00a0\u202f()/-]{0,2}\d){7,14}(?!\w)"
+_IPV4 = r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w)"
 _IPV6 = r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
+_IN_IBANS = re.compile(r"\d\d(?<=[A-Za-z]{2}..)(?:[ -]?[A-Za-z0-9]){11}")
+_LONGEST_NAME = 64
+"""Characters before the @ of an e-mail address."""
 _PATTERNS = (
-    _Pattern("credentials", re.compile(r"(?<=://)[^\s/:@\"'<>]{1,128}:[^\s/@\"'<>]{1,128}(?=@)"), need="://"),
-    _Pattern("e-mail", re.compile(_EMAIL), need="@"),
-    _Pattern("iban", re.compile(_ibans(), re.IGNORECASE | re.ASCII), iban),
-    _Pattern("nir", re.compile(_NIR, re.IGNORECASE), nir),
-    _Pattern("card", re.compile(r"(?<![\w.,+-])[2-6]\d{2,3}(?:[ -]?\d){9,15}(?![ -]?\d)(?!\w)"), card_number),
+    _Pattern(
+        "credentials", re.compile(r"(?<=://)[^\s/:@\"'<>]{1,128}:[^\s/@\"'<>]{1,128}(?=@)"), need=re.compile("://")
+    ),
+    _Pattern("e-mail", re.compile(_HOST), before=re.compile(r"[\w.%+-]+\Z")),
+    _Pattern("iban", re.compile(_ibans(), re.IGNORECASE | re.ASCII), iban, _IN_IBANS),
+    _Pattern("nir", re.compile(_NIR), nir),
+    _Pattern("card", re.compile(_CARD), card_number),
     _Pattern("phone", re.compile(_PHONE), _phone),
-    _Pattern("ip", re.compile(rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\w|\.\w)")),
-    _Pattern("ip", re.compile(_IPV6), _ipv6, need=":"),
+    _Pattern("ip", re.compile(_IPV4), _ipv4),
+    _Pattern("ip", re.compile(_IPV6), _ipv6, re.compile(":[0-9A-Fa-f]{0,4}:")),
 )
-_NUMBER = re.compile(r"\d[\d .\u00a0\u202f()/+-]{5}[\d .\u00a0\u202f()/+-]*[\dA-Za-z]")
-"""What a text has in which a number of six signs or more can be: most have none, and are not looked at again."""
+_FEWEST_DIGITS, _IN_ADDRESS = 7, 4
+"""Of all numbers but an IPv4 address, and of that."""
 _OF_NUMBERS = tuple(pattern for pattern in _PATTERNS if pattern.kind in ("nir", "card"))
 """Kinds that a column of whole numbers may hold."""
 
 
 def redact(text: str, kinds: frozenset[PersonalKind], counts: dict[PersonalKind, int]) -> str:
     """Return a text with its personal data replaced by `[kind]`, counting each match."""
-    numbers = _NUMBER.search(text) is not None
     for pattern in _PATTERNS:
-        if pattern.kind in kinds and (pattern.need in text if pattern.need else numbers):
+        if pattern.kind in kinds and (pattern.need is None or pattern.need.search(text)):
             text = _replaced(text, pattern, counts)
     return text
 
 
 def _replaced(text: str, pattern: _Pattern, counts: dict[PersonalKind, int]) -> str:
-    def replacement(match: re.Match[str]) -> str:
-        if not pattern.holds(match[0]):
-            return match[0]
+    """Return a text without what one pattern finds, counting each match."""
+    pieces: list[str] = []
+    end = 0
+    for match in pattern.found.finditer(text):
+        start = match.start()
+        if pattern.before is not None:
+            name = pattern.before.search(text, max(end, start - _LONGEST_NAME), start)
+            start = -1 if name is None else name.start()
+        if start < 0 or not pattern.holds(match[0]):
+            continue
         counts[pattern.kind] = counts.get(pattern.kind, 0) + 1
-        return f"[{pattern.kind}]"
-
-    return pattern.found.sub(replacement, text)
+        pieces += (text[end:start], f"[{pattern.kind}]")
+        end = match.end()
+    return "".join((*pieces, text[end:])) if pieces else text
 
 
 class PersonalDataSearch:
@@ -264,7 +287,11 @@ class PersonalDataSearch:
 
 def _is_plain(text: str) -> bool:
     """Say of most texts, quickly, that nothing can be found in them."""
-    return "@" not in text and (":" not in text or text.count(":") < 2) and _NUMBER.search(text) is None
+    if "@" in text or text.count(":") > 1:
+        return False
+    data = text.encode("utf-8", "replace")
+    digits = len(data) - len(data.translate(None, b"0123456789"))  # those of other scripts are none
+    return digits < _FEWEST_DIGITS and (digits < _IN_ADDRESS or text.count(".") < _IN_ADDRESS - 1)
 
 
 def said(counts: Counts) -> list[str]:

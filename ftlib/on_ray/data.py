@@ -38,13 +38,17 @@ class _Raised(NamedTuple):
 class RayData:
     """Maps functions on the Ray that this process has joined."""
 
-    def __init__(self, compute: Compute) -> None:
-        """Take how many workers there are. Raises TransientError where the cluster has no room for one, now."""
+    def __init__(self, compute: Compute, shared: str | None = None) -> None:
+        """Take how many workers there are, and a place in a bucket for files that several machines hand on.
+
+        Raises TransientError where the cluster has no room for a worker, now.
+        """
         self.workers = compute.data_workers
         self.memory = room(compute.data_worker_memory_mb)
         self._compute = compute
         self._asked = compute.data_worker_memory_mb << 20
         nodes = nodes_here()
+        self.shared = shared if len(nodes) > 1 else None
         if not any(node.get("CPU", 0) >= _CPUS and node.get("memory", 0) >= self._asked for node in nodes):
             raise TransientError(
                 f"compute.data_workers: each asks for {_CPUS} CPU and {compute.data_worker_memory_mb} MB, and "
@@ -59,9 +63,8 @@ class RayData:
         """
         if not items:
             return
-        calls = ray.data.from_items(
-            [{"call": cloudpickle.dumps(item)} for item in items], override_num_blocks=len(items)
-        )
+        packed = [{"call": cloudpickle.dumps(item)} for item in items]
+        calls = ray.data.from_items(packed, override_num_blocks=len(items))
         _set_limits(calls.context, self.workers)
         answers = calls.map(
             _Call(cloudpickle.dumps(function), self._compute.max_failures),

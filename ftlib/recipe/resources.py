@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
-    """Return what a recipe's training, measuring and preparing of rows ask of Ray; what runs in this process is not among it."""
+    """Return what a recipe's stages ask of Ray; what runs in this process is not among it."""
     compute, gpus = recipe.compute, int(recipe.compute.use_gpu)
     asked: list[Wanted] = []
     if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):

@@ -1,22 +1,91 @@
-"""Who works on the rows of a stage: this process, or `compute.data_workers` of Ray."""
+"""Who works on the rows of a stage: this process, `compute.data_workers` of Ray here, or those of a cluster."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from ftlib import errors
+from ftlib.artifacts import Artifact
+from ftlib.config import Config
 from ftlib.data.passes.executor import Executor, InProcess
+from ftlib.errors import ReglageError, TransientError
+from ftlib.fingerprint import Job
 from ftlib.training.compute import Compute
+from ftlib.workspace import Workspace, write_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FAILED = ".failed"
+
+
+class StagePlan(Config):
+    """A stage's job as it crosses to a cluster's driver."""
+
+    work: str
+    """The work place."""
+    stage: str
+    job: dict[str, Any]
 
 
 @contextmanager
-def data_executor(compute: Compute) -> Generator[Executor]:
+def data_executor(compute: Compute, work: Workspace) -> Generator[Executor]:
     """Have those who work on rows while the block runs."""
-    if compute.data_workers == 0:
+    if not compute.prepares_on_ray:
         yield InProcess()
         return
     from ftlib.on_ray.data import RayData
     from ftlib.on_ray.session import session
 
     with session(compute):
-        yield RayData(compute)
+        shared = None if work.store is None else f"{work.store.uri}/exchange"
+        yield RayData(compute, shared)
+
+
+def run_on_cluster(job: Job, compute: Compute, work: Workspace, kind: type[Artifact]) -> None:
+    """Have a job's stage run by a driver on the cluster that the recipe names, if one does and it is still to do.
+
+    Raises what the stage raises there, TransientError if the cluster takes no job or loses it.
+    """
+    if not compute.prepares_on_ray or compute.ray_address == "local" or work.find(job, kind) is not None:
+        return
+    from ftlib.on_ray.jobs import run_plan
+
+    local = job.model_copy(update={"compute": compute.model_copy(update={"ray_address": "local"})})
+    plan = StagePlan(work=str(work), stage=job.stage, job=local.model_dump(mode="json"))
+    file = _file(work, job)
+    try:
+        run_plan("ftlib.stages.on_cluster", plan.model_dump_json(), file, job.stage, compute, work)
+    except TransientError:
+        if (failure := _taken(work, job)) is None:
+            raise
+        kind_of_error: type[ReglageError] = getattr(errors, failure["kind"], ReglageError)
+        raise kind_of_error(failure["said"]) from None
+
+
+def _file(work: Workspace, job: Job) -> Path:
+    return work.root / "jobs" / f"{job.stage}-{job.fingerprint}.json"
+
+
+def leave_failure(work: Workspace, job: Job, error: ReglageError) -> None:
+    """Write what a stage raised on a cluster, for whoever asked for it."""
+    data = json.dumps({"kind": type(error).__name__, "said": str(error)}).encode()
+    path = _file(work, job).with_suffix(_FAILED)
+    if work.store is None:
+        write_durably(path, data)
+    else:
+        work.store.write(f"jobs/{path.name}", data)
+
+
+def _taken(work: Workspace, job: Job) -> dict[str, str] | None:
+    path = _file(work, job).with_suffix(_FAILED)
+    if work.store is not None:
+        data = work.store.read(f"jobs/{path.name}")
+        work.store.discard(f"jobs/{path.name}")
+    else:
+        data = path.read_bytes() if path.exists() else None
+        path.unlink(missing_ok=True)
+    return None if data is None else json.loads(data)

@@ -30,7 +30,7 @@ from ftlib.data.snapshot import Spool, Spooled, spool_rows, write_spooled
 from ftlib.data.sources import Source
 from ftlib.fingerprint import Job
 from ftlib.progress import emit
-from ftlib.stages.data_workers import data_executor
+from ftlib.stages.data_workers import data_executor, run_on_cluster
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
@@ -70,11 +70,12 @@ def ingest(job: IngestJob, work: Workspace) -> RawDataset:
 
     Raises DataError if a file changed since `job.files` was taken, if there are too few rows or too many bad ones.
     """
-    return work.once(job, RawDataset, lambda folder: _build(job, folder))
+    run_on_cluster(job, job.compute, work, RawDataset)
+    return work.once(job, RawDataset, lambda folder: _build(job, folder, work))
 
 
-def _build(job: IngestJob, folder: Path) -> RawDataset:
-    with data_executor(job.compute) as executor:
+def _build(job: IngestJob, folder: Path, work: Workspace) -> RawDataset:
+    with data_executor(job.compute, work) as executor:
         return build(job, folder, executor)
 
 
@@ -83,7 +84,7 @@ def build(job: IngestJob, folder: Path, executor: Executor, range_bytes: int = R
     where = f"datasets.{job.name}"
     tally, spooled, read = Tally(), Spooled(), list[_Read]()
     personal = _search(job)
-    with exchange_in(folder) as exchange:
+    with exchange_in(folder, executor.shared) as exchange:
         units = units_of(job.source, job.files, job.limits.row_bytes, executor, range_bytes)
         # Each key's versions meet in one part; how many rows there are is not known before they are read.
         parts = parts_of(executor, sum(unit.bytes for unit in units), 1) if job.key else 1

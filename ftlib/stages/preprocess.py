@@ -38,7 +38,7 @@ from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
-from ftlib.stages.data_workers import data_executor
+from ftlib.stages.data_workers import data_executor, run_on_cluster
 from ftlib.training.compute import Compute
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
@@ -87,18 +87,19 @@ def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
     learn from; RecipeError for `max_tokens` beyond what the model reads, or without room for a token of text;
     ModelError without a tokenizer, or with one whose tokens the model was never given.
     """
-    return work.once(job, PreparedDataset, lambda folder: _build(job, folder))
+    run_on_cluster(job, job.compute, work, PreparedDataset)
+    return work.once(job, PreparedDataset, lambda folder: _build(job, folder, work))
 
 
-def _build(job: PreprocessJob, folder: Path) -> PreparedDataset:
-    with data_executor(job.compute) as executor:
+def _build(job: PreprocessJob, folder: Path, work: Workspace) -> PreparedDataset:
+    with data_executor(job.compute, work) as executor:
         return build(job, folder, executor)
 
 
 def build(job: PreprocessJob, folder: Path, executor: Executor, block_bytes: int | None = None) -> PreparedDataset:
     """Settle where every row goes, check the limits, and write the splits. Blocks have so many bytes of rows."""
     where = f"datasets.{job.name}"
-    with exchange_in(folder) as exchange:
+    with exchange_in(folder, executor.shared) as exchange:
         placing, placement = _place(job, where, exchange, executor, block_bytes)
         dropped = placement.dropped()
         check_duplicates(job.dataset.limits, dropped, placement.rows, where)

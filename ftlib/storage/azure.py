@@ -92,7 +92,7 @@ class AzureBucket(CloudBucket):
                 # the SDK's own time-outs begin with the first byte of an answer
                 return await asyncio.wait_for(request(filesystem.service_client, options), 10 + options["read_timeout"])
 
-            return sync(filesystem.loop, asked)
+            return cast(T, sync(filesystem.loop, asked))
 
         return self.retry(what, send)
 
@@ -199,6 +199,8 @@ class AzureBucket(CloudBucket):
         from aiohttp import ClientError
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
+        if isinstance(error, TypeError):  # where the SDK reads the refusal of a gateway, which is not as the store's
+            error = next((one for one in _contexts(error) if isinstance(one, HttpResponseError)), error)
         if isinstance(error, HttpResponseError) and error.response is not None and (error.status_code or 0) >= 400:
             return _answer(error, what)
         if isinstance(error, ClientAuthenticationError):  # no answer of the store's: there are none, or none that work
@@ -208,7 +210,7 @@ class AzureBucket(CloudBucket):
         return error
 
 
-def account(root: str, host: str) -> dict[str, str]:
+def account(root: str, host: str) -> dict[str, Any]:
     """Return what a place says of its account. Raises StorageError if it says nothing and the environment neither.
 
     adlfs would take the environment's connection string for a place that names another account.
@@ -225,6 +227,13 @@ def account(root: str, host: str) -> dict[str, str]:
             "them"
         )
     return {"account_name": named[1], "account_host": f"{named[1]}.blob.{named[2]}"}
+
+
+def _contexts(error: BaseException) -> Iterator[BaseException]:
+    """Yield what was being handled as an error arose, from the nearest on."""
+    while (before := error.__context__) is not None:
+        yield before
+        error = before
 
 
 class _BlocksGoneError(StorageError):
@@ -273,7 +282,8 @@ _REMEDIES = {
 
 def _answer(error: Any, what: str) -> Exception:
     """Say what an answer that is no success means."""
-    code = str(getattr(error.error_code, "value", None) or getattr(error, "error_code", None) or "")
+    named = getattr(error, "error_code", None)
+    code = str(getattr(named, "value", None) or named or "")
     status, headers = int(error.status_code), dict(error.response.headers)
     if code in ("BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite") or status == 412:
         return FileExistsError(what)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftlib.storage.azure import account
 from ftlib.storage.cloud_errors import needs_extra
+from ftlib.storage.gcs import token
 from ftlib.storage.place import Place
 
-_FRESH = {"use_listings_cache": False, "skip_instance_cache": True}
+_FRESH: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
 """Another process may have written a moment ago, and fsspec's instances are shared, with what they listed."""
 
 
@@ -52,8 +54,6 @@ def _gcs(place: Place, _: str) -> Any:
         from gcsfs.core import GCSFileSystem  # gcsfs.GCSFileSystem asks by gRPC for the bucket's kind, and may hang
     except ImportError as error:
         raise needs_extra("gs", "gcsfs", "gcs", error) from error
-    from ftlib.storage.gcs import token
-
     return GCSFileSystem(token=token(), **_FRESH)
 
 
@@ -62,8 +62,6 @@ def _azure(place: Place, host: str) -> Any:
         from adlfs import AzureBlobFileSystem
     except ImportError as error:
         raise needs_extra("abfs", "adlfs", "azure", error) from error
-    from ftlib.storage.azure import account
-
     return AzureBlobFileSystem(**account(place.root, host), **_FRESH)
 
 

@@ -27,6 +27,7 @@ from ftlib.storage.cloud_errors import (
     unreachable,
 )
 from ftlib.storage.encryption import asked_key
+from ftlib.storage.gcs_filesystem import Refusal, open_once
 from ftlib.storage.store import StoredObject
 
 T = TypeVar("T")
@@ -60,12 +61,9 @@ class GcsBucket(CloudBucket):
     @override
     def connect(self) -> Any:
         try:
-            from ftlib.storage.gcs_filesystem import connect
+            return open_once(token(), min(60.0, self.deadline / 4))
         except ImportError as error:
             raise needs_extra("gs", "gcsfs", "gcs", error) from error
-
-        try:
-            return connect(token(), min(60.0, self.deadline / 4))
         except Exception as error:
             raise StorageError(f"no credentials for {self.root}: {first_line(error)}; {_CREDENTIALS}") from error
 
@@ -189,8 +187,6 @@ class GcsBucket(CloudBucket):
     def has_expired(self, error: Exception) -> bool:
         from gcsfs.retry import HttpError
 
-        from ftlib.storage.gcs_filesystem import Refusal
-
         return (isinstance(error, Refusal) and error.status == 401) or (
             isinstance(error, HttpError) and error.code == 401
         )
@@ -201,8 +197,6 @@ class GcsBucket(CloudBucket):
         from gcsfs.retry import HttpError, NonRetryableError
         from google.auth.exceptions import GoogleAuthError, TransportError
         from requests import RequestException
-
-        from ftlib.storage.gcs_filesystem import Refusal
 
         if isinstance(error, Refusal):
             return _answer(error.status, error.text, error.headers, what)

@@ -257,39 +257,43 @@ class NodeView:
             except FileExistsError:
                 return
             except FileNotFoundError:
-                self._fetch(file, blob, key)
+                self._fetch(file, blob, target, key)
 
-    def _fetch(self, file: TreeFile, blob: Path, key: str) -> None:
+    def _fetch(self, file: TreeFile, blob: Path, target: Path, key: str) -> None:
         """Fetch a blob under its lock: of all that want it one does, and the others find it there."""
+        incoming = blob.with_name(f".{blob.name}.incoming")
         private_folder(blob.parent)
         with _alone(blob.with_suffix(".lock")):
             if blob.exists():
                 return
-            for left in blob.parent.glob(f".{blob.name}.*.part"):  # of who was killed
+            for left in blob.parent.glob(f".*{blob.name}*.part"):  # of who was killed
                 left.unlink(missing_ok=True)
             self.room.make(file.bytes)
             try:
-                self._get(file, blob)
+                self._get(file, incoming)
             except IntegrityError as error:
                 raise StorageError(
-                    f"{str(error).partition(':')[0]}: {key} of {self.store.uri} needs it; put the object back, or "
+                    f"{str(error).partition(';')[0]}: {key} of {self.store.uri} needs it; put the object back, or "
                     f"delete {self.store.uri}/{record_path(key)}, and the next run makes it again"
                 ) from error
-            blob.chmod(0o444)
+            incoming.chmod(0o444)
+            with suppress(FileExistsError):
+                os.link(incoming, target)  # first: a blob that nobody has may go as soon as it has its name
+            incoming.replace(blob)
             self.room.took(file.bytes)
 
-    def _get(self, file: TreeFile, blob: Path) -> None:
+    def _get(self, file: TreeFile, target: Path) -> None:
         try:
-            self.store.get_file(file.blob, blob, file.sha256)
+            self.store.get_file(file.blob, target, file.sha256)
         except IntegrityError:  # perhaps only harmed on the way
-            self.store.get_file(file.blob, blob, file.sha256)
+            self.store.get_file(file.blob, target, file.sha256)
         except StorageError as error:
             full = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
             if not full:
                 raise
             if not self.room.make(file.bytes, full=True):
                 raise StorageError(str(error).replace("choose another place", ELSEWHERE)) from error
-            self.store.get_file(file.blob, blob, file.sha256)
+            self.store.get_file(file.blob, target, file.sha256)
 
     def _blob(self, sha256: str) -> Path:
         return self.cache / "blobs" / sha256[:2] / sha256

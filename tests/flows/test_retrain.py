@@ -19,13 +19,15 @@ from flows.challenge import Challenge, challenge, settle
 from flows.retrain import retrain
 from flows.retrain_page import markdown
 from ftlib.errors import DataError
+from ftlib.published.erasure import Eraser
+from ftlib.published.row_search import Wanted, find_rows
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.retraining.file_ledger import FileLedger
 from ftlib.storage import LocalStore
 from ftlib.testing import tiny_chat_lm, tiny_recipe, tiny_rows, write_jsonl
-from ftlib.workspace import Workspace
+from ftlib.workspace import Workspace, leave
 from tasks.runner import Runner
 
 pytestmark = pytest.mark.prefect
@@ -107,6 +109,21 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
     assert (model.work / "runs" / "tiny" / "retrain.md").read_text().count("no file is new or gone") == 1
     assert second.steps == ()  # no stage ran, so no Ray either
     assert [version.version for version in model.registry.versions(NAME)] == [1]
+
+
+def test_rows_to_be_forgotten_are_reason_enough_to_train_and_the_next_version_does_not_know_them(model: Model):
+    write_jsonl(model.rows / "monday.jsonl", [{"id": n, **row} for n, row in enumerate(tiny_rows(120))])
+    keyed, keys = "datasets.home.key=id", tuple(map(str, range(5)))
+    assert model.retrain(keyed)[1].what == "promoted"
+    leave(model.work)
+    assert Eraser(model.work, keys).erase(delete=True).rows == 5
+    _, second = model.retrain(keyed, "retrain.margin=1.0")  # no file is new
+    assert second.what == "promoted"
+    assert any("to be forgotten that the champion was trained on" in reason for reason in second.worth.reasons)
+    assert second.evidence.raw["home"].ledger.dropped == {"forgotten": 5}
+    found = find_rows(model.registry, [Wanted(by="key", value=key) for key in keys]).found
+    assert {one.version for one in found} == {f"{NAME}@1"}
+    assert model.retrain(keyed)[1].what == "skipped"
 
 
 def test_too_few_rows_wait_until_there_are_enough(kept: Model):

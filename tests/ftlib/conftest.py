@@ -107,6 +107,7 @@ def azurite() -> Iterator[str]:
         line = next(line for line in server.stdout if "successfully listens on" in line)
         yield line.split()[-1]
         server.terminate()
+        server.communicate()  # it says that it ends
 
 
 def connection_string(endpoint: str) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
+
+from ftlib.fingerprint import file_digest
+from ftlib.storage import Place, Store, open_store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +25,13 @@ class Dealt(NamedTuple):
     name: str
     ends: tuple[int, ...]
     """Where each part ends, in bytes."""
+
+    def span(self, part: int) -> tuple[int, int]:
+        """Return where a part begins and ends."""
+        return (self.ends[part - 1] if part else 0), self.ends[part]
+
+
+_PIECE = 8 << 20
 
 
 class Exchange:
@@ -70,10 +81,10 @@ class Exchange:
 
     def part_bytes(self, dealt: Dealt, part: int) -> bytes:
         """Return the bytes of a part."""
-        start = dealt.ends[part - 1] if part else 0
+        start, stop = dealt.span(part)
         with self.path(dealt.name).open("rb") as stream:
             stream.seek(start)
-            return stream.read(dealt.ends[part] - start)
+            return stream.read(stop - start)
 
     def part(self, dealt: Dealt, part: int, dtype: np.dtype[np.void]) -> NDArray[np.void]:
         """Return the records of a part."""
@@ -107,9 +118,90 @@ def part_of(hashes: NDArray[np.uint64], parts: int) -> NDArray[np.int64]:
     return (hashes % np.uint64(parts)).astype(np.int64)
 
 
+class StoredExchange(Exchange):
+    """Such files in a bucket, where machines share no folder; what is read whole is copied to this one's disk first."""
+
+    def __init__(self, folder: Path, place: str, tag: str) -> None:
+        super().__init__(folder)
+        self._place = place
+        self._tag = tag
+        self._pid = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "_place": self._place, "_tag": self._tag, "_pid": 0}
+
+    def _at(self, name: str) -> str:
+        return f"{self._tag}/{name}"
+
+    def _opened(self) -> Store:
+        """Return the store; a call in another process opens its own, and has a folder of its own."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._store = open_store(Place.parse(self._place))
+            self._own = tempfile.TemporaryDirectory(prefix="reglage-rows-")
+            self.folder = Path(self._own.name)
+        return self._store
+
+    @contextmanager
+    def writing(self, name: str) -> Generator[IO[bytes]]:
+        """Write a file, which is there once the block has ended; of two calls that write the same, one stays."""
+        store, local = self._opened(), self.folder / uuid4().hex
+        try:
+            with local.open("wb") as stream:
+                yield stream
+            store.put_file(local, self._at(name), file_digest(local))
+        finally:
+            local.unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Return a copy of a file on this machine."""
+        store, local = self._opened(), self.folder / name
+        if not local.exists():
+            unfinished = local.with_name(uuid4().hex)
+            with unfinished.open("wb") as stream:
+                start = 0
+                while data := store.read_range(self._at(name), start, _PIECE):
+                    stream.write(data)
+                    start += len(data)
+            unfinished.replace(local)
+        return local
+
+    def part_bytes(self, dealt: Dealt, part: int) -> bytes:
+        """Return the bytes of a part, which alone are asked for."""
+        start, stop = dealt.span(part)
+        return self._opened().read_range(self._at(dealt.name), start, stop - start) if stop > start else b""
+
+    def slice_of(self, name: str, dtype: type[np.generic], start: int, stop: int) -> NDArray[Any]:
+        """Return a slice of an array, which alone is asked for."""
+        import numpy as np
+
+        size = np.dtype(dtype).itemsize
+        data = self._opened().read_range(self._at(name), start * size, (stop - start) * size)
+        return np.frombuffer(data, dtype)
+
+    def forget(self, *names: str) -> None:
+        """Delete files that nobody reads any more."""
+        store = self._opened()
+        for name in names:
+            store.discard(self._at(name))
+            (self.folder / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Delete all files; a killed run leaves them under `exchange/` in the bucket."""
+        self.forget(*self._opened().list(self._tag))
+        self._own.cleanup()
+
+
 @contextmanager
-def exchange_in(folder: Path) -> Generator[Exchange]:
-    """Have an exchange while the block runs; its files are gone behind it."""
+def exchange_in(folder: Path, place: str | None = None) -> Generator[Exchange]:
+    """Have an exchange while the block runs, below a folder or at a place in a bucket; its files are gone behind it."""
+    if place is not None:
+        stored = StoredExchange(folder, place, uuid4().hex)
+        try:
+            yield stored
+        finally:
+            stored.close()
+        return
     own = folder / ".exchange"
     own.mkdir()
     try:

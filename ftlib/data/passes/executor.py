@@ -27,6 +27,11 @@ class Executor(Protocol):
         """Return the bytes of rows and of what is made of them that a call may hold at a time."""
         ...
 
+    @property
+    def shared(self) -> str | None:
+        """Return the place in a bucket through which its machines hand files on; None if all see one folder."""
+        ...
+
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Yield what the function says of each item, in the order of the items.
 
@@ -40,6 +45,7 @@ class InProcess:
     """Works on one item after the other, here."""
 
     workers = 0
+    shared: str | None = None
 
     def __init__(self, memory: int = 256 << 20) -> None:
         self.memory = memory

@@ -7,10 +7,11 @@ decided in one call, by the same `near_copies`. This process keeps eight bytes a
 
 from __future__ import annotations
 
-import io
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,8 +41,8 @@ from ftlib.storage.files import in_bytes
 
 _BATCH = 1000
 _BAND = np.dtype([("band", np.uint64), ("row", np.int64)])
-_BAND_BYTES, _SUSPECT_BYTES = 16 * 5, 6
-"""What a band's record takes while its part is sorted, and a byte of a suspect's record once it is unpacked."""
+_BAND_BYTES, _SUSPECT_BYTES = 16 * 5, 400
+"""What a band's record takes while its part is sorted, and a suspect while its group is decided."""
 _GROUPS = "near-groups"
 _ROWS_OF_A_BIN = 20_000
 
@@ -90,15 +91,15 @@ def drop_near(
         return
     exchange.write_array(_GROUPS, groups)
     bins = max(executor.workers, 1, suspects // _ROWS_OF_A_BIN)
-    del groups
-    dealt = list(executor.map(partial(_suspects, exchange, threshold, bins), blocks))
-    sizes = np.sum([np.diff(one.ends, prepend=0) for one in dealt], axis=0)
-    if (largest := int(sizes.max()) * _SUSPECT_BYTES) > executor.memory and executor.workers:
+    largest = int(np.bincount(groups[groups >= 0] % bins).max()) * _SUSPECT_BYTES
+    if largest > executor.memory and executor.workers:
         raise DataError(
             f"{where}.cleaning.near_duplicates: rows that hang together by near copies take {in_bytes(largest)} beside "
             f"the program, and a worker has {in_bytes(executor.memory)}; raise compute.data_worker_memory_mb, or "
             "near_duplicates"
         )
+    del groups
+    dealt = list(executor.map(partial(_suspects, exchange, threshold, bins), blocks))
     for near in executor.map(partial(_near, exchange, threshold, dealt), range(bins)):
         _drop(placement, near)
     exchange.forget(_GROUPS, *(one.name for one in dealt))
@@ -212,18 +213,55 @@ def _suspects(exchange: Exchange, threshold: float, bins: int, item: tuple[_Part
 
 
 def _near(exchange: Exchange, threshold: float, dealt: Sequence[Dealt], number: int) -> dict[int, Reason]:
-    """Decide the groups of a bin, and return the rows to drop."""
-    suspects = [suspect for one in dealt for suspect in _unpacked(exchange.part_bytes(one, number))]
+    """Decide the groups of a bin, and return the rows to drop. A text is read again whenever it is compared."""
+    suspects = (suspect for one in dealt for suspect in _stored(exchange.path(one.name), one, number))
     return near_copies(suspects, partial(NearTexts, threshold))
 
 
 def _packed(suspect: Suspect) -> bytes:
-    data = msgspec.msgpack.encode((*suspect[:-1], suspect.shingles.tobytes()))
-    return len(data).to_bytes(4) + data
+    """Return a suspect as its lengths, what it is sorted by, and what it is compared by."""
+    facts = msgspec.msgpack.encode(suspect[:4])
+    compared = msgspec.msgpack.encode((suspect.bands, suspect.shingles.tobytes()))
+    return len(facts).to_bytes(4) + len(compared).to_bytes(4) + facts + compared
 
 
-def _unpacked(data: bytes) -> Iterator[Suspect]:
-    stream = io.BytesIO(data)
-    while size := stream.read(4):
-        *fields, runs = msgspec.msgpack.decode(stream.read(int.from_bytes(size)))
-        yield Suspect(*fields, np.frombuffer(runs, np.uint32))
+def _stored(path: Path, dealt: Dealt, number: int) -> Iterator[_Stored]:
+    """Yield the suspects of a bin, without what they are compared by."""
+    position, end = dealt.span(number)
+    with path.open("rb") as stream:
+        while position < end:
+            stream.seek(position)
+            facts, compared = (int.from_bytes(stream.read(4)) for _ in range(2))
+            place, side, row_id, label = msgspec.msgpack.decode(stream.read(facts))
+            yield _Stored(
+                place, sys.intern(side), row_id, label and sys.intern(label), path, position + 8 + facts, compared
+            )
+            position += 8 + facts + compared
+
+
+class _Stored(NamedTuple):
+    """A suspect whose bands and runs stay in the exchange's file."""
+
+    place: int
+    side: Side
+    row_id: str
+    label: str | None
+    path: Path
+    start: int
+    size: int
+
+    @property
+    def bands(self) -> list[int]:
+        return _compared(self.path, self.start, self.size)[0]
+
+    @property
+    def shingles(self) -> NDArray[np.uint32]:
+        return _compared(self.path, self.start, self.size)[1]
+
+
+@lru_cache(maxsize=1)
+def _compared(path: Path, start: int, size: int) -> tuple[list[int], NDArray[np.uint32]]:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        bands, runs = msgspec.msgpack.decode(stream.read(size))
+    return bands, np.frombuffer(runs, np.uint32)

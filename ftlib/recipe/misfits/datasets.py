@@ -30,14 +30,20 @@ def dataset_misfits(recipe: RecipeParts) -> Iterator[str]:
             yield f"datasets.{name}.split: 'stratified' needs labels; format {dataset.format.kind!r} has none"
         if split.validation + split.test > 1.0 + 1e-9:
             yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
-        if recipe.compute.prepares_on_ray and (dataset.format.shows_images or dataset.source.image_columns):
-            yield (
-                f"compute.data_workers: {recipe.compute.data_workers}, but the rows of datasets.{name} hold images, which "
-                "one process decodes in order; set it to 0"
-            )
         if name in recipe.training_datasets() and split.by != "given" and split.validation + split.test > 1.0 - 1e-9:
             yield f"datasets.{name}.split: nothing is left to train on: validation + test is 1"
     yield from _split_misfits(recipe)
+    yield from _data_worker_misfits(recipe)
+
+
+def _data_worker_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say whose rows several workers cannot share."""
+    for name, dataset in recipe.datasets.items():
+        if recipe.compute.prepares_on_ray and (dataset.format.shows_images or dataset.source.image_columns):
+            yield (
+                f"compute.data_workers: {recipe.compute.data_workers}, but the rows of datasets.{name} hold images, "
+                "which one process decodes; set it to 0"
+            )
 
 
 def _split_misfits(recipe: RecipeParts) -> Iterator[str]:

@@ -316,7 +316,10 @@ class FaultProxy:
     async def _send(self, call: Call) -> Answer:
         headers = {name: value for name, value in call.headers.items() if name.lower() not in HOP_BY_HOP}
         url = URL(self.upstream + call.target, encoded=True)
-        async with self._session.request(call.method, url, headers=headers, data=call.body) as reply:
+        unsigned = {"Content-Type", "Accept", "Accept-Encoding", "User-Agent"}  # Azure signs that there is none
+        async with self._session.request(
+            call.method, url, headers=headers, data=call.body or None, skip_auto_headers=unsigned
+        ) as reply:
             return Answer(reply.status, dict(reply.headers), await reply.read())
 
     @staticmethod

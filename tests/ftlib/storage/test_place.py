@@ -25,10 +25,13 @@ SAID_BY_A_PERSON = {
     "ftlib/published/work_roots.py",
     "flows/command_line/copy_version.py",  # options, and their help
     "flows/command_line/doctor.py",
+    "flows/command_line/forget.py",
     "flows/command_line/interpolate.py",
     "flows/command_line/registry_options.py",
     "flows/promote.py",  # fields of a form
     "flows/evaluate.py",
+    "flows/finetune.py",
+    "flows/retrain.py",
     "flows/interpolate.py",
     "flows/janitor.py",
     "flows/watch.py",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ftlib.storage import claims, s3_client
+from ftlib.storage import claims, patience
 from tests.ftlib.storage.fault_proxy import FaultProxy
 
 
@@ -16,8 +16,8 @@ def place(bucket: Any, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str
     """The URI of a work place that nobody has used."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
     monkeypatch.setenv("REGLAGE_CACHE", "")
-    monkeypatch.setattr(s3_client, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(s3_client, "LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE", 0.5)
     monkeypatch.setattr(claims, "SECONDS_BETWEEN_BEATS", 0.1)
     monkeypatch.setattr(claims, "PATIENCE", 1.0)
     monkeypatch.setattr(claims, "FIRST_LOOK", 0.05)

@@ -1,0 +1,263 @@
+"""A node's cache: filled once by any number of processes and threads, kept within its quota, never under who reads."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlib.errors import StorageError
+from ftlib.storage.node_cache import NodeView, local_path, node_view
+from ftlib.storage.place import Place
+from ftlib.storage.store import Store
+from ftlib.storage.trees import Tree, create_tree, tree_of
+from tests.ftlib.storage.fault_proxy import Call, FaultProxy, slow
+from tests.ftlib.workspace.kit import ended, files_in, forked, machine
+
+
+def put(store: Store, folder: Path, name: str, *files: bytes) -> str:
+    """Upload a tree of these files and return its key."""
+    key = f"stages/stage/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    folder = folder / f"made-{name}"
+    folder.mkdir()
+    for i, data in enumerate(files):
+        (folder / str(i)).write_bytes(data)
+    create_tree(store, key, folder, tree_of(folder, {}))
+    return key
+
+
+def view_of(place: str, cache: Path, endpoint: str) -> NodeView:
+    machine(place, cache, endpoint)
+    return node_view(Place.parse(place))
+
+
+def blobs(cache: Path) -> set[str]:
+    return {path.name for path in cache.glob("blobs/*/*") if path.is_file()}
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def download(call: Call) -> bool:
+    return call.spot == ("get", "blobs")
+
+
+@pytest.mark.parametrize("many", [pytest.param(6, marks=pytest.mark.slow), 3])
+def test_any_number_of_processes_and_threads_fetch_every_blob_once(
+    place: str,
+    proxy: FaultProxy,
+    tmp_path: Path,
+    many: int,
+) -> None:
+    view = view_of(place, tmp_path / "a", proxy.url)
+    data = [os.urandom(1000) for _ in range(3)]
+    key = put(view.store, tmp_path, "one", *data)
+    proxy.clear()
+    proxy.plan(slow(0.2), where=download)
+
+    def read() -> None:
+        machine(place, tmp_path / "node", proxy.url)
+        with ThreadPoolExecutor(3) as pool:
+            folders = [*pool.map(lambda _: local_path(f"{place}/{key}"), range(3))]
+        assert {name: sha(one) for name, one in files_in(folders[0]).items()} == {
+            str(i): sha(one) for i, one in enumerate(data)
+        }
+
+    children = [forked(read) for _ in range(many)]
+    assert [ended(child) for child in children] == [0] * many
+    assert len([call for call in proxy.calls if download(call)]) == len(data)
+    assert not [path for path in (tmp_path / "node").rglob("*") if path.suffix in (".part", ".entering") or len(path.stem) == 64 and path.suffix]
+
+
+class TestQuota:
+    def test_what_is_least_recently_used_goes_and_what_is_held_stays(
+        self,
+        place: str,
+        s3_endpoint: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        store = view_of(place, tmp_path / "a", s3_endpoint).store
+        shared = os.urandom(400)
+        contents = {name: [os.urandom(1000), shared] for name in ("held", "old", "used", "new")}
+        key = {name: put(store, tmp_path, name, *files) for name, files in contents.items()}
+        view, cache = view_of(place, tmp_path / "node", s3_endpoint), tmp_path / "node"
+        monkeypatch.setenv("REGLAGE_CACHE_GB", "3600e-9")
+        for seconds, name in enumerate(("held", "old", "used")):
+            view.local(key[name])
+            os.utime(view.root / f"{key[name]}.held", (seconds, seconds))
+            if name != "held":
+                view.release(key[name])
+        view.local(key["used"])
+        view.release(key["used"])
+        assert blobs(cache) == {sha(one) for name in ("held", "old", "used") for one in contents[name]}
+        mapped = mmap.mmap(os.open(view.root / key["old"] / "0", os.O_RDONLY), 0, access=mmap.ACCESS_READ)
+        new = view.local(key["new"])
+        assert (new / "0").read_bytes() == contents["new"][0]
+        assert blobs(cache) == {sha(one) for name in ("held", "used", "new") for one in contents[name]}
+        assert not (view.root / key["old"]).exists()
+        assert mapped[:] == contents["old"][0]  # who has it open reads on
+        assert (view.local(key["old"]) / "0").read_bytes() == contents["old"][0]  # who asks again has it fetched again
+
+    def test_another_process_that_has_asked_for_it_keeps_it(
+        self,
+        place: str,
+        s3_endpoint: str,
+        tmp_path: Path,
+    ) -> None:
+        key = put(view_of(place, tmp_path / "a", s3_endpoint).store, tmp_path, "one", b"data")
+        ready, go = tmp_path / "ready", tmp_path / "go"
+
+        def hold() -> None:
+            folder = view_of(place, tmp_path / "node", s3_endpoint).local(key)
+            ready.touch()
+            while not go.exists():
+                time.sleep(0.02)
+            assert (folder / "0").read_bytes() == b"data"
+
+        child = forked(hold)
+        while not ready.exists():
+            time.sleep(0.02)
+        view = view_of(place, tmp_path / "node", s3_endpoint)
+        assert not view.room.make(2**62, full=True)
+        go.touch()
+        assert ended(child) == 0
+        assert view.room.make(2**62, full=True)
+        assert blobs(tmp_path / "node") == set()
+
+    @pytest.mark.parametrize("asked", ["many", "-1", "nan", "inf", ""])
+    def test_a_quota_that_is_no_number_says_so(
+        self, tmp_path: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("REGLAGE_CACHE_GB", asked)
+        with pytest.raises(StorageError, match="give a number of gigabytes"):
+            NodeView(Place.parse("s3://bucket/work"), tmp_path).room.quota()
+
+
+class Full:
+    """A disk that has no room until something was deleted from it."""
+
+    def __init__(self, store: Any, cache: Path, room: int) -> None:
+        self.store, self.cache, self.room = store, cache, room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def get_file(self, path: str, target: Path, sha256: str) -> None:
+        if sum(file.stat().st_size for file in self.cache.glob("blobs/*/*")) >= self.room:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise StorageError(f"{target}: {os.strerror(errno.ENOSPC)}; free space or choose another place") from error
+        self.store.get_file(path, target, sha256)
+
+
+def test_on_a_full_disk_what_nobody_holds_goes_whatever_the_quota_and_else_it_says_so(
+    place: str,
+    s3_endpoint: str,
+    tmp_path: Path,
+) -> None:
+    store = view_of(place, tmp_path / "a", s3_endpoint).store
+    keys = [put(store, tmp_path, name, name.encode() * 500) for name in ("a", "b")]
+    view = view_of(place, tmp_path / "node", s3_endpoint)
+    view.store = Full(view.store, tmp_path / "node", 500)  # type: ignore[assignment]
+    view.local(keys[0])
+    with pytest.raises(StorageError, match=r"No space left on device; .*set REGLAGE_CACHE to a folder on another disk"):
+        view.local(keys[1])
+    view.release(keys[0])
+    assert (view.local(keys[1]) / "0").read_bytes() == b"b" * 500
+    assert blobs(tmp_path / "node") == {sha(b"b" * 500)}
+
+
+@pytest.mark.slow
+def test_blobs_that_are_evicted_all_the_while_are_fetched_again(
+    place: str,
+    s3_endpoint: str,
+    tmp_path: Path,
+) -> None:
+    """One process evicts without pause; others ask for trees, read them and let them go."""
+    store = view_of(place, tmp_path / "a", s3_endpoint).store
+    keys = [put(store, tmp_path, str(n), bytes([n]) * 1000, b"common") for n in range(4)]
+    stop = tmp_path / "stop"
+
+    def evict() -> None:
+        view = view_of(place, tmp_path / "node", s3_endpoint)
+        while not stop.exists():
+            view.room.make(2**62, full=True)
+            time.sleep(0.0)
+
+    def read() -> None:
+        view = view_of(place, tmp_path / "node", s3_endpoint)
+        for turn in range(40):
+            number = turn % 4
+            folder = view.local(keys[number])
+            assert files_in(folder) == {"0": bytes([number]) * 1000, "1": b"common"}
+            view.release(keys[number])
+
+    evictor = forked(evict)
+    readers = [forked(read) for _ in range(3)]
+    codes = [ended(child) for child in readers]
+    stop.touch()
+    assert [*codes, ended(evictor)] == [0, 0, 0, 0]
+
+
+def test_a_fork_has_locks_and_connections_of_its_own(
+    place: str,
+    s3_endpoint: str,
+    tmp_path: Path,
+) -> None:
+    view = view_of(place, tmp_path / "node", s3_endpoint)
+    keys = [put(view.store, tmp_path, name, name.encode()) for name in ("a", "b")]
+    view.local(keys[0])
+    store, taken = view.store, threading.Event()
+
+    def hold_the_lock() -> None:
+        with view._lock:
+            taken.set()
+            time.sleep(2)
+
+    threading.Thread(target=hold_the_lock, daemon=True).start()
+    taken.wait()
+
+    def read() -> None:
+        os.environ["AWS_ENDPOINT_URL"] = s3_endpoint
+        assert view.store is not store
+        assert (view.local(keys[1]) / "0").read_bytes() == b"b"
+
+    assert ended(forked(read)) == 0
+
+
+def test_what_is_no_output_in_a_bucket_and_what_is_not_there_say_so(
+    place: str,
+    s3_endpoint: str,
+    tmp_path: Path,
+) -> None:
+    machine(place, tmp_path / "node", s3_endpoint)
+    assert local_path("/a/path") == Path("/a/path")
+    with pytest.raises(StorageError, match="is no output of a stage in a bucket"):
+        local_path(f"{place}/models/one")
+    with pytest.raises(StorageError, match="is not there, or not any more: run again"):
+        local_path(f"{place}/stages/train/0123456789abcdef/model")
+
+
+def test_a_record_may_not_name_a_file_outside(
+    place: str,
+    s3_endpoint: str,
+    tmp_path: Path,
+) -> None:
+    from ftlib.storage.sealed_records import record_bytes
+    from ftlib.storage.trees import TreeFile, record_path
+
+    view = view_of(place, tmp_path / "node", s3_endpoint)
+    key = "stages/stage/0123456789abcdef"
+    evil = TreeFile(path="../../../evil", sha256=sha(b"x"), bytes=1)
+    view.store.create(record_path(key), record_bytes(Tree(files=(evil,), nonce="n", who="w", at="t")))
+    with pytest.raises(StorageError, match="is not a safe path"):
+        view.local(key)
