@@ -121,6 +121,7 @@ def claimed(
 
 
 def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[], bool], node: str) -> Claim | None:
+    """Create the next beat as soon as nobody holds the claim, or what the holder was about is done (None)."""
     holder, seen, since, told, pause = uuid.uuid4().hex, (0, ""), time.monotonic(), False, FIRST_LOOK
     lives = False
     while True:
