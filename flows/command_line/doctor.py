@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     envvar="REGLAGE_REGISTRY",
     metavar="URI",
-    help="A folder, or s3://bucket/prefix.",
+    help="A folder, or s3://bucket/prefix; also gs:// and abfs://.",
 )
 @click.option("--ray", is_flag=True, help="Start a local Ray, too; a RECIPE whose workers need one does it as well.")
 @home_option

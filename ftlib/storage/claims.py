@@ -121,7 +121,7 @@ def claimed(
 
 
 def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[], bool], node: str) -> Claim | None:
-    """Create the next beat as soon as nobody holds the claim, or what the holder was about is done (None)."""
+    """Wait until the claim is free, given back, or without a beat for too long; then create the next beat."""
     holder, seen, since, told, pause = uuid.uuid4().hex, (0, ""), time.monotonic(), False, FIRST_LOOK
     lives = False
     while True:
@@ -129,8 +129,8 @@ def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[]
         if (number, beat.holder if beat else "") != seen:
             lives = seen[0] > 0
             seen, since = (number, beat.holder if beat else ""), time.monotonic()
-        ended = beat is None or beat.ended or (node and beat.node == node)
-        if ended or time.monotonic() - since > PATIENCE:
+        silent = time.monotonic() - since > PATIENCE
+        if beat is None or beat.ended or silent or (node and beat.node == node):
             if create_beat(store, name, number + 1, holder, node):
                 return Claim(store, name, holder, number + 1, node)
             continue
