@@ -1,7 +1,7 @@
 """A cluster on one machine: Ray nodes that share nothing but a bucket, each in a network of its own that can be cut.
 
     python -m infra.cluster up --nodes 3 --cpus 1       # a head, three workers, a bucket and a laptop
-    python -m infra.cluster run -- reglage run recipe.yaml --work s3://cluster/work -o compute.ray_address=http://head:8265
+    python -m infra.cluster run -- reglage run recipe.yaml --work s3://cluster/work --set compute.ray_address=http://head:8265
     python -m infra.cluster cut node-1                   # its packets vanish; `heal` lets them through again
     python -m infra.cluster kill node-2                  # SIGKILL for all its processes at once
     python -m infra.cluster add                          # one more

@@ -56,7 +56,7 @@ def run_on_cluster(module: str, job: Job, compute: Compute, work: Workspace, kin
         return
     from ftlib.on_ray.jobs import run_plan
 
-    local = job.model_copy(update={"compute": compute.model_copy(update={"ray_address": "local"})})
+    local = work.carried(job.model_copy(update={"compute": compute.model_copy(update={"ray_address": "local"})}))
     plan = StagePlan(work=str(work), job=local.model_dump(mode="json"))
     file = _file(work, job)
     try:
