@@ -267,7 +267,9 @@ class BucketCollector:
                 beat = read_record(self.store, path, Beat)
             except IntegrityError:
                 beat = Beat(holder="", who="", at="", seconds=WAITS_SECONDS)
-            if beat and not beat.ended:
+            if beat is None:  # a newer one took its place while we looked, or it was given back
+                alive[name] = WAITS_SECONDS
+            elif not beat.ended:
                 alive[name] = age + beat.seconds
         return alive
 
