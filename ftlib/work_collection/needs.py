@@ -31,7 +31,7 @@ _FINGERPRINT = re.compile(r'"fingerprint":\s*"([0-9a-f]{16})"')
 SHARED_NAMES = re.compile(r"(?:outcomes|divergences)/[\w./=+-]+|(?:champions|bases|versions|plans)/[\w.+-]+")
 
 SHORT_WHILE = "whoever used it a short while ago"
-_NOW = ("a run that goes on, or waits", SHORT_WHILE)
+NOW = ("a run that goes on, or waits", SHORT_WHILE)
 """Who needs an output today, whatever its retention."""
 
 
@@ -206,8 +206,8 @@ class Judge:
             needs = [*self._needs(output, runs.get(output.key, ()))]
             if self._is_over_due(output):
                 now = (output.used >= self.since, self.now - output.used < SAFE_SECONDS)
-                output.missed_by += [who for who in needs if who not in _NOW]
-                needs = [who for who, holds in zip(_NOW, now, strict=True) if holds and who in needs]
+                output.missed_by += [who for who in needs if who not in NOW]
+                needs = [who for who, holds in zip(NOW, now, strict=True) if holds and who in needs]
             output.needed_by += needs
         waiting = [output for output in outputs.values() if output.needed_by]
         while waiting:
@@ -224,7 +224,7 @@ class Judge:
         """Yield who needs an output, but for those whose records name it."""
         age = self.now - output.used
         if output.used >= self.since:
-            yield _NOW[0]
+            yield NOW[0]
         if not output.made and age > SAFE_SECONDS:
             return  # what a killed collector left, or the lock of what is gone: it counts as absent
         yield from (f"the last run of {name}" for name in runs)
