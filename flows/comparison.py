@@ -93,7 +93,7 @@ def compare(
     def measured(name: str, folder: Path) -> list[EvalReport]:
         def steps() -> Steps[list[EvalReport]]:
             finished = yield from fitting(name, folder, recipe, bases=places)
-            raw = finished and (yield from ingested(recipe, pinned(recipe, work), read_requests(work.root)))
+            raw = finished and (yield from ingested(recipe, pinned(recipe, work), read_requests(work)))
             return ((yield from measure(finished, recipe, raw, split)) if finished and raw else None) or []
 
         def made(step: Step, artifact: Artifact) -> None:

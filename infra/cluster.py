@@ -226,7 +226,7 @@ class Cluster:
 
         SIGKILL for it ends all that it started.
         """
-        return subprocess.Popen(self._inside(machine, command), text=True, **options)  # type: ignore[call-overload]
+        return subprocess.Popen(self.inside(machine, command), text=True, **options)  # type: ignore[call-overload]
 
     def environment(self, name: str) -> dict[str, str]:
         """Return what is set on a machine."""
@@ -349,7 +349,7 @@ class Cluster:
         machine.pid, machine.started = pid, _start_time(pid)
         self._save()
 
-    def _inside(self, name: str, command: Sequence[str]) -> list[str]:
+    def inside(self, name: str, command: Sequence[str]) -> list[str]:
         """Return the command as it runs on a machine: first it takes its place, then it looks only at its own."""
         disk = self.folder / "disks" / name
         for part in (".home", ".cache"):
@@ -465,7 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cluster = Cluster(asked.folder)
         if asked.action == "run":
-            return cluster.popen(asked.command[asked.command[:1] == ["--"] :]).wait()
+            inside = cluster.inside("laptop", asked.command[asked.command[:1] == ["--"] :])
+            os.execvp(inside[0], inside)  # whoever ends us ends it
         _act(cluster, asked)
     except ClusterError as error:
         print(error, file=sys.stderr)
