@@ -12,6 +12,7 @@ from flows.measuring import Finished, fitting, measure
 from flows.steps import ingested, pinned
 from ftlib.config import REPORT, BatchKind, Config
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.forgotten import read_requests
 from ftlib.data.identity import identities
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport
@@ -148,7 +149,7 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
 
     def steps() -> Steps[Sequence[EvalReport]]:
         finished = yield from fitting(CHAMPION, folder, r, labels, jobs.bases(r, work))
-        raw = (yield from ingested(r, pinned(r, work))) if finished else None
+        raw = (yield from ingested(r, pinned(r, work), read_requests(work))) if finished else None
         measured = (yield from measure(finished, r, raw, REPORT)) if finished and raw else None
         return measured or ()
 
@@ -181,10 +182,10 @@ def _steps(asked: Adoption, work: Workspace) -> Steps[_Measured]:
             f"{asked.called} has no head for the {r.answering_kind!r} rows of {r.name}; give a model that was trained "
             "for them, or another recipe"
         )
-    raw = yield from ingested(r, pinned(r, work))
+    raw = yield from ingested(r, pinned(r, work), read_requests(work))
     of = r.evaluation_datasets()[0]
-    job = raw and jobs.preprocess_job(r, of, raw, finished.model)
-    data = (yield from step(preprocess, job, of, on_ray=r.compute.prepares_on_ray)) if raw else None
+    job = jobs.preprocess_job(r, of, raw, finished.model) if raw else None
+    data = (yield from step(preprocess, job, of, on_ray=r.compute.prepares_on_ray)) if job else None
     reports = (yield from measure(finished, r, raw, REPORT)) if raw else None
     return _Measured(finished, r.answering_kind, data, tuple(reports or ()))
 

@@ -12,6 +12,7 @@ from flows.steps import ingested, pinned
 from ftlib.artifacts import Artifact
 from ftlib.config import Split
 from ftlib.data.datasets import Ledger, PreparedDataset
+from ftlib.data.forgotten import read_requests
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
@@ -92,7 +93,7 @@ def compare(
     def measured(name: str, folder: Path) -> list[EvalReport]:
         def steps() -> Steps[list[EvalReport]]:
             finished = yield from fitting(name, folder, recipe, bases=places)
-            raw = finished and (yield from ingested(recipe, pinned(recipe, work)))
+            raw = finished and (yield from ingested(recipe, pinned(recipe, work), read_requests(work)))
             return ((yield from measure(finished, recipe, raw, split)) if finished and raw else None) or []
 
         def made(step: Step, artifact: Artifact) -> None:

@@ -36,7 +36,7 @@ from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
 from ftlib.wording import counted, escaped, table
 from ftlib.work_collection import Retention, WorkCollected, WorkPolicy, collect_cache
-from ftlib.workspace import user_cache
+from ftlib.workspace import Workspace, user_cache
 
 one_line_errors()
 
@@ -81,7 +81,7 @@ def janitor(
 
     Args:
         delete: Clear away. Without this the run only shows what it would.
-        work: The work folder.
+        work: The work folder, or s3://bucket/prefix.
         registries: Folders that the worker sees, or s3://bucket/prefix; what no version needs is collected there.
         endpoint_url: The S3 server of the registries, if it is not AWS.
         grace_days: How long a registry's garbage is watched before it goes.
@@ -106,7 +106,7 @@ def janitor(
                 ("registry", uri, lambda uri=uri: _registry(uri, endpoint_url, grace_days, delete))
                 for uri in registries
             ),
-            ("work folder", work, lambda: _work(client, Path(work), policy, ignore_registries, delete)),
+            ("work folder", work, lambda: _work(client, Workspace(work), policy, ignore_registries, delete)),
             ("database", "the Prefect server", lambda: _database(client)),
         ]
         if cache:
@@ -180,16 +180,16 @@ def _registry(uri: str, endpoint_url: str | None, grace_days: float, delete: boo
 
 
 def _work(
-    client: SyncPrefectClient, root: Path, policy: WorkPolicy, ignore: Sequence[str], delete: bool
+    client: SyncPrefectClient, work: Workspace, policy: WorkPolicy, ignore: Sequence[str], delete: bool
 ) -> Iterator[Cleared]:
-    """Collect what no run, champion or process needs. A folder that is not there yet holds nothing.
+    """Collect what no run, champion or process needs. A place that is not there yet holds nothing.
 
     A retraining that was cancelled, or that nobody answered in time, left its listing as one that waits does.
     """
-    if root.is_dir():
-        listings = [path.stem for path in (root / "listings").glob("*.json")]
+    if work.exists():
+        listings = [name.removesuffix(".json") for name in work.names("listings") if name.endswith(".json")]
         over = [run for run in listings if _has_ended(client, run)]
-        found = collect_work(root.absolute(), policy, delete=delete, ignore=ignore, over=over)
+        found = collect_work(work, policy, delete=delete, ignore=ignore, over=over)
         yield _collected("work nobody needs", found)
 
 
@@ -201,8 +201,9 @@ def _cache(policy: WorkPolicy, delete: bool) -> Iterator[Cleared]:
 def _collected(what: str, of: WorkCollected) -> Cleared:
     busy = f"; {counted(len(of.busy), 'more')} in use" if of.busy else ""
     kept = in_bytes(sum(item.bytes for item in of.kept))
+    watched = f"; {counted(len(of.watched), 'more')} watched" if of.watched else ""
     missed = "".join(f"; {path} is over its retention, needed by {who[0]}" for path, who in of.missed.items())
-    facts = f"{in_bytes(of.garbage_bytes)}; {kept} needed{busy}{missed}"
+    facts = f"{in_bytes(of.garbage_bytes)}; {kept} needed{busy}{watched}{missed}"
     return Cleared(what=what, where=of.folder, found=tuple(item.path for item in of.garbage), facts=facts)
 
 

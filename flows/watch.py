@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_client
@@ -29,7 +28,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.retraining.file_ledger import Changes, LedgerState, compare
 from ftlib.storage import Place
 from ftlib.wording import counted, escaped, table
-from ftlib.workspace import exclusive, write_durably
+from ftlib.workspace import Workspace, overwrite
 
 one_line_errors()
 
@@ -74,7 +73,7 @@ class _Watched:
     where: str
     files: Callable[[], Iterable[ListedFile]]
     recipe: str | None
-    memory: Path
+    memory: Workspace
     first: dict[str, ListedFile] = field(default_factory=dict[str, ListedFile])
     trouble: str = ""
 
@@ -89,7 +88,7 @@ class _Watched:
     def announced(self) -> Announced:
         """Read what the last event was about. A damaged memory is an empty one: all is told once more."""
         try:
-            return Announced.model_validate_json(self.memory.read_bytes())
+            return Announced.model_validate_json(self.memory.newest(f"watch/{self.name}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return Announced()
 
@@ -127,12 +126,12 @@ def watch(
         places: More places as NAME=PLACE, a folder that the worker sees or s3://bucket/prefix; NAME is told.
         endpoint_url: The S3 server of the places, if it is not AWS.
         quiet_seconds: Two looks are so far apart; a file that differs between them waits for the next run.
-        work: The folder that keeps what was told already.
+        work: The folder or s3://bucket/prefix that keeps what was told already.
     """
-    memory = Path(work) / "watch"
+    memory = Workspace(work)
     watched = [*_of_recipes(recipes, memory), *_of_places(places, endpoint_url, memory)]
     _check(watched, quiet_seconds)
-    with exclusive(memory / "watch.lock", wait=True):
+    with memory.hold("watch/watch", wait=True, waiter="watch"):
         for one in watched:
             one.first = one.look()
         if any(_news(one) for one in watched):
@@ -149,25 +148,25 @@ def with_overrides(path: str, overrides: Sequence[str]) -> str:
     return WITH.join([path, *overrides])
 
 
-def _of_recipes(recipes: Sequence[str], memory: Path) -> list[_Watched]:
+def _of_recipes(recipes: Sequence[str], memory: Workspace) -> list[_Watched]:
     found: list[_Watched] = []
     for text in recipes:
         path, *overrides = (part.strip() for part in text.split(WITH))
         try:
             r = load_recipe(path, overrides)
         except ReglageError as error:
-            found.append(_Watched(text, text, tuple, path, memory / "no.json", trouble=first_line(error)))
+            found.append(_Watched(text, text, tuple, path, memory, trouble=first_line(error)))
             continue
         sources = [r.datasets[name].source for name in r.training_datasets()]
 
         def listed(sources: Sequence[Any] = sources) -> Iterable[ListedFile]:
             return [file for source in sources for file in source.list()]
 
-        found.append(_Watched(r.publish.name, text, listed, path, memory / f"{r.publish.name}.json"))
+        found.append(_Watched(r.publish.name, text, listed, path, memory))
     return found
 
 
-def _of_places(places: Sequence[str], endpoint_url: str | None, memory: Path) -> list[_Watched]:
+def _of_places(places: Sequence[str], endpoint_url: str | None, memory: Workspace) -> list[_Watched]:
     """Take NAME=PLACE apart. Raises RecipeError for what is neither."""
     found: list[_Watched] = []
     for text in places:
@@ -188,7 +187,7 @@ def _of_places(places: Sequence[str], endpoint_url: str | None, memory: Path) ->
                 raise DataError(f"{place.uri}: nothing is there; correct the place, or wait for its first file")
             return files
 
-        found.append(_Watched(name, place.uri, listed, None, memory / f"{name}.json"))
+        found.append(_Watched(name, place.uri, listed, None, memory))
     return found
 
 
@@ -218,7 +217,7 @@ def _tell(one: _Watched) -> Look:
             files.pop(gone.uri, None)
         known = Announced(files=tuple(files[uri] for uri in sorted(files)))
         _emit(one, changes, known)  # first: killed in between, it is told twice
-        write_durably(one.memory, known.model_dump_json().encode())
+        overwrite(one.memory, f"watch/{one.name}.json", known.model_dump_json().encode())
     return look
 
 

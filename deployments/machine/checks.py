@@ -24,6 +24,8 @@ from ftlib.origin import COMMIT, UNKNOWN, origin
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
+from ftlib.storage.node_cache import cache_root
+from ftlib.storage.place import is_remote
 from ftlib.urls import redacted, secret_in
 from ftlib.wording import counted, some
 
@@ -36,27 +38,29 @@ WRITERS = 8
 
 
 def examine(
-    work: Path, registry: str, recipe: Recipe | None = None, home: Path = Path(), *, ray: bool = False
+    work: str, registry: str, recipe: Recipe | None = None, home: Path = Path(), *, ray: bool = False
 ) -> list[Finding]:
     """Look at everything; nothing is changed but for probes that are removed again.
 
     With a recipe also at what it reads, where it publishes, its GPUs and its cluster. `ray`: start a local Ray, too.
     """
     wanted = None if recipe is None else recipe.compute
+    here = {"REGLAGE_CACHE": cache_root()} if is_remote(work) else {"--work": Path(work)}
+    there = {} if is_remote(registry) else {"--registry": user_path(registry)}
     return [
         *versions(),
         code(),
         *extensions(),
         *machine(recipe),
-        *disk({"work": work} | ({} if "://" in registry else {"registry": user_path(registry)})),
-        writable("work", work),
-        store(registry),
+        *disk(here | there),
+        store("work", work) if is_remote(work) else writable("work", Path(work)),
+        store("registry", registry),
         *(sources(recipe) if recipe else ()),
         *(cluster(recipe) if recipe and wanted and wanted.ray_address != "local" else ()),
-        *(local_ray() if ray or (wanted and wanted.workers > 0 and wanted.ray_address == "local") else ()),
+        *(local_ray() if ray or (wanted and wanted.most_workers > 0 and wanted.ray_address == "local") else ()),
         prefect(),
         *installation(home),
-        *exposure(work),
+        *exposure(next(iter(here.values()))),
     ]
 
 
@@ -127,10 +131,10 @@ def machine(recipe: Recipe | None) -> Iterator[Finding]:
     yield well("processor", f"{platform.machine()}, {cores} cores, torch uses {torch.get_num_threads()}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     asked = recipe.compute if recipe and recipe.compute.use_gpu and recipe.compute.ray_address == "local" else None
-    if asked is not None and count < max(1, asked.workers):
+    if asked is not None and count < max(1, asked.least_workers):
         yield wrong(
             "gpu",
-            f"the recipe asks for {counted(max(1, asked.workers), 'GPU')}, torch sees {counted(count, 'GPU')}",
+            f"the recipe asks for {counted(max(1, asked.least_workers), 'GPU')}, torch sees {counted(count, 'GPU')}",
             "lower compute.workers, set compute.use_gpu to false, or look at nvidia-smi and at torch's CUDA build",
         )
     elif count:
@@ -150,7 +154,7 @@ def disk(folders: dict[str, Path]) -> Iterator[Finding]:
         seen.add(device)
         free = shutil.disk_usage(there).free
         said = f"{in_bytes(free)} free at {there}"
-        remedy = f"free {in_bytes(NEEDED_BYTES)} or choose another --{name}"
+        remedy = f"free {in_bytes(NEEDED_BYTES)} or choose another {name}"
         if free < LEAST_BYTES:
             yield wrong("disk", said, remedy)
         elif free < NEEDED_BYTES:
@@ -169,23 +173,23 @@ def writable(what: str, folder: Path) -> Finding:
     return well(what, f"{folder.absolute()} can be written")
 
 
-def store(registry: str) -> Finding:
-    """Say whether a registry can be written, and lets exactly one of many writers win, as publishing needs it to."""
+def store(what: str, registry: str) -> Finding:
+    """Say whether a registry, or a work place in a bucket, can be written, and lets one of many writers win."""
     if "://" not in registry and not user_path(registry).is_dir():
-        return writable("registry", user_path(registry))
+        return writable(what, user_path(registry))
     if secret := secret_in(registry):
-        return wrong("registry", f"it is {secret}", "leave it out: credentials come from the environment")
+        return wrong(what, f"it is {secret}", "leave it out: credentials come from the environment")
     from ftlib.registry import probe
 
     try:
-        if "://" not in registry and not (written := writable("registry", user_path(registry))).ok:
+        if "://" not in registry and not (written := writable(what, user_path(registry))).ok:
             return written
         place = Place.parse(registry, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
         probe(open_store(place if place.remote else Place.parse(str(user_path(registry)))), WRITERS)
     except (ReglageError, OSError) as error:
-        return split("registry", str(error))
+        return split(what, str(error))
     where = redacted(registry) if "://" in registry else user_path(registry).absolute()
-    return well("registry", f"{where} can be written; of {WRITERS} writers at once one won")
+    return well(what, f"{where} can be written; of {WRITERS} writers at once one won")
 
 
 def sources(recipe: Recipe) -> Iterator[Finding]:
@@ -201,7 +205,7 @@ def sources(recipe: Recipe) -> Iterator[Finding]:
     to = recipe.publish.to
     place = to.place()
     if place.remote:
-        yield store(place.uri).model_copy(update={"what": "publish"})
+        yield store("publish", place.uri)
 
 
 def cluster(recipe: Recipe) -> Iterator[Finding]:

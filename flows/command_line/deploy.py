@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.command_line.console import UserPath, emit, json_option
+from flows.command_line.console import WorkPlace, emit, json_option
+from ftlib.storage.place import is_remote
 
 if TYPE_CHECKING:
     from deployments.environment import Schedule
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     help="Whether a promotion waits for a person; `recipe`: as the recipe says.",
 )
 @click.option(
-    "--work", type=UserPath(file_okay=False), metavar="DIR", help="The work folder. [default: the environment's]"
+    "--work",
+    type=WorkPlace(file_okay=False),
+    metavar="PLACE",
+    help="The work folder, or s3://bucket/prefix. [default: the environment's]",
 )
 @click.option(
     "--env",
@@ -50,7 +54,7 @@ def deploy(
     no_cron: bool,
     event: bool | None,
     approval: Any,
-    work: Path | None,
+    work: str | None,
     environment: str | None,
     paused: bool | None,
     remove: bool,
@@ -88,9 +92,8 @@ def deploy(
         click.echo(f"note: {remark}", err=True)
     from deployments.recipe_deployment import Wishes, deploy_recipe
 
-    wishes = Wishes(
-        schedules, event, approval, str(work.absolute()) if work else None, paused, moves=environment is not None
-    )
+    place = work if work is None or is_remote(work) else str(Path(work).absolute())
+    wishes = Wishes(schedules, event, approval, place, paused, moves=environment is not None)
     made, change, has_worker = deploy_recipe(recipe, wishes, chosen)
     if not has_worker:
         click.echo(

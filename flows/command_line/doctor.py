@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     show_default=True,
     envvar="REGLAGE_REGISTRY",
     metavar="URI",
-    help="A folder, or s3://bucket/prefix.",
+    help="A folder, or s3://bucket/prefix; also gs:// and abfs://.",
 )
 @click.option("--ray", is_flag=True, help="Start a local Ray, too; a RECIPE whose workers need one does it as well.")
 @home_option
@@ -41,7 +41,7 @@ def doctor(recipe: Path | None, work: str, registry: str, ray: bool, home: Path,
     from deployments.machine.checks import examine
     from ftlib.recipe.file import load_recipe
 
-    findings = examine(Path(work), registry, load_recipe(recipe) if recipe else None, home, ray=ray)
+    findings = examine(work, registry, load_recipe(recipe) if recipe else None, home, ray=ray)
     possible = all(finding.ok for finding in findings if finding.needed)
     emit(
         lambda: print_findings(findings),

@@ -18,7 +18,7 @@ from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
 from ftlib.storage.place import is_remote
 from ftlib.wording import counted
-from ftlib.workspace import user_cache
+from ftlib.workspace import Workspace, user_cache
 
 
 @click.command()
@@ -97,7 +97,7 @@ def _lines(file: Path) -> Iterable[str]:
 
 def _registries(root: Path, uri: str | None, endpoint_url: str | None) -> tuple[list[RegistryReader], list[str]]:
     """Open the registries that know versions; of one that cannot be read, say so."""
-    places = {place: None for place in registries_of(root)} | ({(uri, endpoint_url): None} if uri else {})
+    places = {place: None for place in registries_of(Workspace(root))} | ({(uri, endpoint_url): None} if uri else {})
     readers: list[RegistryReader] = []
     unknown: list[str] = []
     for place, endpoint in places:

@@ -56,7 +56,7 @@ registry_option = click.option(
     default="registry",
     show_default=True,
     metavar="URI",
-    help="A folder, or s3://bucket/prefix.",
+    help="A folder, or s3://bucket/prefix; also gs:// and abfs://.",
 )
 
 

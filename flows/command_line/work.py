@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +16,7 @@ from ftlib.published.work_roots import collect_work
 from ftlib.storage.files import in_bytes
 from ftlib.wording import counted
 from ftlib.work_collection import Retention, WorkCollected, WorkItem, WorkPolicy, collect_cache
-from ftlib.workspace import user_cache
+from ftlib.workspace import Workspace, user_cache
 
 
 @click.group()
@@ -71,7 +70,7 @@ def policy_options(command: Callable[..., None]) -> Callable[..., None]:
 @json_option
 def list_work(policy: WorkPolicy, every: bool, ignore: tuple[str, ...], work: str, as_json: bool) -> None:
     """List what the folder holds by stage, with size and age, and who needs it."""
-    found = collect_work(Path(work).absolute(), policy, ignore=ignore)
+    found = collect_work(Workspace(work), policy, ignore=ignore)
     emit(lambda: _print_list(found, every=every), found.model_dump(mode="json"), as_json)
 
 
@@ -88,7 +87,7 @@ def gc(policy: WorkPolicy, delete: bool, cache: bool, ignore: tuple[str, ...], w
     Runs may go on meanwhile. Kept are the last runs of every recipe, what champions were trained on, what waits for an
     answer, what a process uses, and whatever was used within the hour.
     """
-    parts = [collect_work(Path(work).absolute(), policy, delete=delete, ignore=ignore)]
+    parts = [collect_work(Workspace(work), policy, delete=delete, ignore=ignore)]
     if cache:
         parts.append(collect_cache(user_cache(), policy, delete=delete))
     record = {"acted": delete, "folders": [part.model_dump(mode="json") for part in parts]}
@@ -138,6 +137,11 @@ def _print_gc(parts: list[WorkCollected], *, acted: bool) -> None:
             emit(table(["deleted" if acted else "would be deleted", "size", "last used"], rows), {}, as_json=False)
         count, size = counted(len(part.garbage), "item"), in_bytes(part.garbage_bytes)
         click.echo(f"{part.folder}: {count}, {size} {'deleted' if acted else 'would be deleted; --yes acts'}")
+        if part.watched:
+            size = in_bytes(sum(item.bytes for item in part.watched))
+            click.echo(
+                f"{counted(len(part.watched), 'more file')}, {size}, that no record names: later runs delete them"
+            )
         for path, who in part.missed.items():
             click.echo(f"{path}: its retention is over, and it is needed by {'; '.join(who)}")
         if part.busy:

@@ -34,7 +34,7 @@ that are each a little less alike than the threshold would be compared with each
 Reason = Literal["near_leaked", "near_duplicate"]
 Side = Literal["test", "validation", "elsewhere", "train"]
 """The side of the split a row is on, or `elsewhere`: held out in another dataset. In this order, rows are looked at."""
-_SIDES: tuple[Side, ...] = get_args(Side)
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 class Suspect(NamedTuple):
@@ -183,7 +183,7 @@ def near_copies(rows: Iterable[R], nobody: Callable[[], Neighbours[R]]) -> dict[
     """
     dropped: dict[int, Reason] = {}
     test, held_out, staying = nobody(), nobody(), nobody()
-    for row in sorted(rows, key=lambda row: (_SIDES.index(row.side), row.row_id, row.place)):
+    for row in sorted(rows, key=lambda row: (SIDES.index(row.side), row.row_id, row.place)):
         if row.side == "test":
             test.add(row, None)
         if row.side == "validation" and test.holds_near(row, None):

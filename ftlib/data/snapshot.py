@@ -360,13 +360,11 @@ def _staying(pieces: Sequence[_Piece]) -> pa.RecordBatch:
 
 def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     """Gather batches, since a row group of a thousand short rows is mostly headers."""
-    import pyarrow.compute as pc
-
     group: list[pa.RecordBatch] = []
     held = 0
     for batch in batches:
         group.append(batch)
-        held += pc.sum(batch.column(_BYTES)).as_py() or 0
+        held += int(batch.column(_BYTES).to_numpy().sum())
         if held >= _ROW_GROUP_BYTES:
             yield group
             group, held = [], 0

@@ -93,7 +93,7 @@ class _Call:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Make one call; Ray Data itself would start one whose worker is lost again for ever."""
         try:
-            if global_worker.core_worker.get_current_task_attempt_number() > self._max_failures:
+            if cast(Any, global_worker).core_worker.get_current_task_attempt_number() > self._max_failures:
                 raise TransientError(
                     f"rows: a worker was lost more than {self._max_failures} times; give it more memory "
                     "(compute.data_worker_memory_mb) or fewer beside it (compute.data_workers), and run again"

@@ -144,7 +144,7 @@ def _wait_for_the_least(plan: Plan | FisherPlan) -> None:
     compute = plan.compute
     if not compute.is_elastic:
         return
-    wanted = Wanted("workers", compute.least_workers, threads(plan), int(compute.use_gpu), compute.most_workers)
+    wanted = Wanted("workers", compute.least_workers, threads(plan), int(compute.use_gpu), at_most=compute.most_workers)
     seconds = compute.start_timeout_seconds * (compute.max_failures + 1)
     ends = time.monotonic() + seconds
     while lacking([wanted], nodes_here()) is not None:

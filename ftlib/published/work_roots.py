@@ -20,8 +20,8 @@ from ftlib.registry.outcome import ModelVersion
 from ftlib.registry.places import Registry
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import Place, open_store
-from ftlib.work_collection import WorkCollected, WorkCollector, WorkPolicy
-from ftlib.workspace import Workspace, add
+from ftlib.work_collection import BucketCollector, WorkCollected, WorkCollector, WorkPolicy
+from ftlib.workspace import InBucket, Workspace, add
 
 PUBLISHED = "published"
 """The folder of a recipe's runs that says where they published."""
@@ -52,22 +52,24 @@ def note_publication(work: Workspace, recipe: str, to: Registry, version: ModelV
 
 
 def collect_work(
-    root: Path, policy: WorkPolicy, *, delete: bool = False, ignore: Iterable[str] = (), over: Iterable[str] = ()
+    work: Workspace, policy: WorkPolicy, *, delete: bool = False, ignore: Iterable[str] = (), over: Iterable[str] = ()
 ) -> WorkCollected:
-    """Look through a work folder and, with `delete`, remove what nobody needs.
+    """Look through a work place and, with `delete`, remove what nobody needs.
 
-    Champions are looked up in the registries that the folder's runs published to, but for those to `ignore`, by URI.
+    Champions are looked up in the registries that the place's runs published to, but for those to `ignore`, by URI.
     `over` are ids of retrainings that are known to wait for no answer any more.
     Raises StorageError, deleting nothing, if one of them cannot be read: what its champions need is not known then.
     """
-    needs = needs_of(root, {*ignore})
-    return WorkCollector(root, policy, needs.contents, needs.pulled, frozenset(over)).collect(delete=delete)
+    needs = needs_of(work, {*ignore})
+    if isinstance(work, InBucket):
+        return BucketCollector(work, policy, needs.contents, frozenset(over)).collect(delete=delete)
+    return WorkCollector(work.root, policy, needs.contents, needs.pulled, frozenset(over)).collect(delete=delete)
 
 
-def needs_of(root: Path, ignore: set[str]) -> Needs:
+def needs_of(work: Workspace, ignore: set[str]) -> Needs:
     """Return what the versions need that aliases mean, of every model that runs of a work folder published."""
     needs = Needs({}, {})
-    published, unused = _places(root)
+    published, unused = _places(work)
     for (uri, endpoint, model), recipe in {**unused, **published}.items():
         if uri in ignore:
             continue
@@ -85,10 +87,10 @@ def needs_of(root: Path, ignore: set[str]) -> Needs:
     return needs
 
 
-def registries_of(root: Path) -> dict[tuple[str, str | None], tuple[str, ...]]:
+def registries_of(work: Workspace) -> dict[tuple[str, str | None], tuple[str, ...]]:
     """Return the registries that runs of a work folder published to, by URI and server, with the models' names."""
     names: dict[tuple[str, str | None], tuple[str, ...]] = {}
-    for uri, endpoint, model in _places(root)[0]:
+    for uri, endpoint, model in _places(work)[0]:
         names[uri, endpoint] = (*names.get((uri, endpoint), ()), model)
     return names
 
@@ -105,15 +107,17 @@ def _add(needs: Needs, registry: RegistryReader, model: str) -> None:
             needs.contents.update({facts[part]: who for part in ("raw", "prepared") if facts.get(part)})
 
 
-def _places(root: Path) -> tuple[dict[_Publication, str], dict[_Publication, str]]:
+def _places(work: Workspace) -> tuple[dict[_Publication, str], dict[_Publication, str]]:
     """Return where runs of each recipe published, and where the last one would have, each with the recipe's name."""
     published: dict[_Publication, str] = {}
     unused: dict[_Publication, str] = {}
-    for folder in sorted((root / "runs").glob("*")):
-        for path in sorted((folder / PUBLISHED).glob("*.json")):
-            if noted := _read(path):
-                published[_Publication(**noted)] = folder.name
-        for record in (_read(folder / name) for name in ("run.json", "retrain.json")):
+    beside = work.root.parent if work.store is None else Path()
+    for recipe_name in dict.fromkeys(name.rstrip("/") for name in work.names("runs") if name.endswith("/")):
+        folder = f"runs/{recipe_name}"
+        for name in work.names(f"{folder}/{PUBLISHED}"):
+            if name.endswith(".json") and (noted := _read(work.shared(f"{folder}/{PUBLISHED}/{name}"))):
+                published[_Publication(**noted)] = recipe_name
+        for record in (_read(work.newest(f"{folder}/{name}")) for name in ("run.json", "retrain.json")):
             recipe = (record.get("evidence") or record).get("recipe") or {}
             version = record.get("result") or record.get("version") or {}
             publish: dict[str, Any] = recipe.get("publish") or {}
@@ -122,10 +126,10 @@ def _places(root: Path) -> tuple[dict[_Publication, str], dict[_Publication, str
             except ValidationError:
                 continue
             if uri := version.get("registry"):
-                published[_Publication(str(uri), place.endpoint_url, str(publish["name"]))] = folder.name
+                published[_Publication(str(uri), place.endpoint_url, str(publish["name"]))] = recipe_name
             else:  # a relative path counts from where that run was, which is beside its work folder most often
-                guess = place.uri if place.remote else str((root.parent / place.key).absolute())
-                unused[_Publication(guess, place.endpoint_url, str(publish["name"]))] = folder.name
+                guess = place.uri if place.remote else str((beside / place.key).absolute())
+                unused[_Publication(guess, place.endpoint_url, str(publish["name"]))] = recipe_name
     return published, {place: recipe for place, recipe in unused.items() if place not in published}
 
 

@@ -36,12 +36,12 @@ def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
     if compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
         each = _threads(compute, compute.most_workers)
         most = compute.most_workers if compute.is_elastic else 0
-        asked.append(Wanted("workers", compute.least_workers, each, gpus, most))
+        asked.append(Wanted("workers", compute.least_workers, each, gpus, at_most=most))
     if compute.infers_on_ray:
         each = _threads(compute, compute.evaluation_workers)
         asked.append(Wanted("evaluation_workers", compute.evaluation_workers, each, gpus))
     if compute.prepares_on_ray:
-        asked.append(Wanted("data_workers", compute.data_workers, 1, 0, compute.data_worker_memory_mb << 20))
+        asked.append(Wanted("data_workers", compute.data_workers, 1, 0, memory=compute.data_worker_memory_mb << 20))
     return tuple(asked)
 
 
@@ -82,6 +82,7 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def _check_machine(recipe: Recipe) -> None:
+    """Raise RecipeError for more GPUs, CPUs or memory than this machine has."""
     check_gpu(recipe.compute)  # also what no worker does, a probe and the comparisons of the report, runs on it
     if recipe.compute.use_gpu and any(phase.precision == "bf16" for phase in recipe.phases):
         check_bf16()

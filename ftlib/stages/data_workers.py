@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftlib import errors
 from ftlib.artifacts import Artifact
@@ -19,6 +19,7 @@ from ftlib.workspace import Workspace, write_durably
 if TYPE_CHECKING:
     from pathlib import Path
 
+J = TypeVar("J", bound=Job)
 _FAILED = ".failed"
 
 
@@ -27,7 +28,6 @@ class StagePlan(Config):
 
     work: str
     """The work place."""
-    stage: str
     job: dict[str, Any]
 
 
@@ -45,8 +45,10 @@ def data_executor(compute: Compute, work: Workspace) -> Generator[Executor]:
         yield RayData(compute, shared)
 
 
-def run_on_cluster(job: Job, compute: Compute, work: Workspace, kind: type[Artifact]) -> None:
+def run_on_cluster(module: str, job: Job, compute: Compute, work: Workspace, kind: type[Artifact]) -> None:
     """Have a job's stage run by a driver on the cluster that the recipe names, if one does and it is still to do.
+
+    The driver is the stage's module, which calls `be_driver`.
 
     Raises what the stage raises there, TransientError if the cluster takes no job or loses it.
     """
@@ -55,10 +57,10 @@ def run_on_cluster(job: Job, compute: Compute, work: Workspace, kind: type[Artif
     from ftlib.on_ray.jobs import run_plan
 
     local = work.carried(job.model_copy(update={"compute": compute.model_copy(update={"ray_address": "local"})}))
-    plan = StagePlan(work=str(work), stage=job.stage, job=local.model_dump(mode="json"))
+    plan = StagePlan(work=str(work), job=local.model_dump(mode="json"))
     file = _file(work, job)
     try:
-        run_plan("ftlib.stages.on_cluster", plan.model_dump_json(), file, job.stage, compute, work)
+        run_plan(module, plan.model_dump_json(), file, job.stage, compute, work)
     except TransientError:
         if (failure := _taken(work, job)) is None:
             raise
@@ -70,8 +72,24 @@ def _file(work: Workspace, job: Job) -> Path:
     return work.root / "jobs" / f"{job.stage}-{job.fingerprint}.json"
 
 
-def leave_failure(work: Workspace, job: Job, error: ReglageError) -> None:
-    """Write what a stage raised on a cluster, for whoever asked for it."""
+def be_driver(kind: type[J], stage: Callable[[J, Workspace], Artifact]) -> None:
+    """Be the driver of a stage on a cluster, whose workers it has the rows worked on by."""
+    from ftlib.on_ray.jobs import drive
+
+    drive(StagePlan, lambda plan, _: run_stage(plan, kind, stage))
+
+
+def run_stage(plan: StagePlan, kind: type[J], stage: Callable[[J, Workspace], Artifact]) -> None:
+    """Run a stage, which commits its output. Raises what it raises, and leaves that for whoever asked for it, too."""
+    work, job = Workspace(plan.work), kind.model_validate(plan.job)
+    try:
+        stage(job, work)
+    except ReglageError as error:
+        _leave_failure(work, job, error)
+        raise
+
+
+def _leave_failure(work: Workspace, job: Job, error: ReglageError) -> None:
     data = json.dumps({"kind": type(error).__name__, "said": str(error)}).encode()
     path = _file(work, job).with_suffix(_FAILED)
     if work.store is None:

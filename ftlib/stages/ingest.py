@@ -30,7 +30,7 @@ from ftlib.data.snapshot import Spool, Spooled, spool_rows, write_spooled
 from ftlib.data.sources import Source
 from ftlib.fingerprint import Job
 from ftlib.progress import emit
-from ftlib.stages.data_workers import data_executor, run_on_cluster
+from ftlib.stages.data_workers import be_driver, data_executor, run_on_cluster
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
@@ -70,7 +70,7 @@ def ingest(job: IngestJob, work: Workspace) -> RawDataset:
 
     Raises DataError if a file changed since `job.files` was taken, if there are too few rows or too many bad ones.
     """
-    run_on_cluster(job, job.compute, work, RawDataset)
+    run_on_cluster("ftlib.stages.ingest", job, job.compute, work, RawDataset)
     return work.once(job, RawDataset, lambda folder: _build(job, folder, work))
 
 
@@ -279,3 +279,9 @@ class _Reading:
         if isinstance(checked, BadRow) or not self.images:
             return checked
         return unreadable(row, self.images, checked.values, limits.image_pixels) or checked
+
+
+if __name__ == "__main__":
+    from ftlib.stages import ingest as itself  # what travels to workers must be of a module that they can import
+
+    be_driver(itself.IngestJob, itself.ingest)

@@ -32,13 +32,13 @@ from ftlib.data.rows import Example, Piece, Values, labels_in, reasons, remedies
 from ftlib.data.snapshot import Block, in_batches, read_snapshot
 from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
 from ftlib.errors import DataError, ModelError, RecipeError
-from ftlib.fingerprint import Job, digest, identify
+from ftlib.fingerprint import JSON, Job, digest, identify
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
-from ftlib.stages.data_workers import data_executor, run_on_cluster
+from ftlib.stages.data_workers import be_driver, data_executor, run_on_cluster
 from ftlib.training.compute import Compute
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
@@ -87,7 +87,7 @@ def preprocess(job: PreprocessJob, work: Workspace) -> PreparedDataset:
     learn from; RecipeError for `max_tokens` beyond what the model reads, or without room for a token of text;
     ModelError without a tokenizer, or with one whose tokens the model was never given.
     """
-    run_on_cluster(job, job.compute, work, PreparedDataset)
+    run_on_cluster("ftlib.stages.preprocess", job, job.compute, work, PreparedDataset)
     return work.once(job, PreparedDataset, lambda folder: _build(job, folder, work))
 
 
@@ -433,7 +433,7 @@ def _write(
                 exchange.forget(*names)
             emit(f"preprocess {job.name}", block.stop, placement.rows, "rows")
     layout = [] if inputs == TEXT else [[identify(column) for column in inputs]]
-    of_splits = [hashes[split].hexdigest() for split in SPLITS]
+    of_splits: list[JSON] = [hashes[split].hexdigest() for split in SPLITS]
     return tallies, digest([format.yields, list(format.slices), of_splits, *layout])
 
 
@@ -543,3 +543,9 @@ def _reasons(dropped: dict[str, int]) -> str:
     """Return the counts by reason, and what to do about those that say little by themselves."""
     advice = "; ".join(remedies(dropped))
     return (reasons(dropped) or "none") + (f" ({advice})" if advice else "")
+
+
+if __name__ == "__main__":
+    from ftlib.stages import preprocess as itself  # what travels to workers must be of a module that they can import
+
+    be_driver(itself.PreprocessJob, itself.preprocess)

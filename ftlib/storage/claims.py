@@ -44,6 +44,8 @@ class Beat(Config):
     """UTC; for people."""
     node: str = ""
     """The node cache whose lock of the same name its holder held."""
+    seconds: float = 0.0
+    """For how long its holder had held it then, by the holder's own clock."""
     ended: bool = False
     """Given back, by one that may not delete."""
 
@@ -58,6 +60,7 @@ class Claim:
     def __init__(self, store: Store, name: str, holder: str, number: int, node: str = "") -> None:
         self.store, self.name, self.holder, self.node = store, name, holder, node
         self.lost = threading.Event()
+        self._began = time.monotonic()
         self._numbers = [number]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name=f"claim {name}", daemon=True)
@@ -69,9 +72,7 @@ class Claim:
             with suppress(ReglageError):  # a store that cannot be reached now; whoever reaches it may take the claim
                 late = time.monotonic() - last > PATIENCE / 2
                 # Who took it and ended has left no beat of its own, and none of ours.
-                if (late and self.store.size(_path(self.name, self._numbers[-1])) is None) or not create_beat(
-                    self.store, self.name, self._numbers[-1] + 1, self.holder, self.node
-                ):
+                if (late and self.store.size(_path(self.name, self._numbers[-1])) is None) or not self._beat():
                     self.lost.set()
                     return
                 last = time.monotonic()
@@ -87,7 +88,12 @@ class Claim:
             beats = {*self._numbers} if self.lost.is_set() else {*self._numbers, *numbers(self.store, self.name)}
             gone = [self.store.discard(_path(self.name, number)) for number in sorted(beats)]
             if not all(gone) and not self.lost.is_set():
-                create_beat(self.store, self.name, self._numbers[-1] + 1, self.holder, self.node, ended=True)
+                self._beat(ended=True)
+
+    def _beat(self, *, ended: bool = False) -> bool:
+        held = round(time.monotonic() - self._began, 1)
+        number = self._numbers[-1] + 1
+        return create_beat(self.store, self.name, number, self.holder, self.node, seconds=held, ended=ended)
 
 
 @contextmanager
@@ -115,6 +121,7 @@ def claimed(
 
 
 def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[], bool], node: str) -> Claim | None:
+    """Wait until the claim is free, given back, or without a beat for too long; then create the next beat."""
     holder, seen, since, told, pause = uuid.uuid4().hex, (0, ""), time.monotonic(), False, FIRST_LOOK
     lives = False
     while True:
@@ -122,8 +129,8 @@ def _take(store: Store, name: str, *, wait: bool, waiter: str, done: Callable[[]
         if (number, beat.holder if beat else "") != seen:
             lives = seen[0] > 0
             seen, since = (number, beat.holder if beat else ""), time.monotonic()
-        ended = beat is None or beat.ended or (node and beat.node == node)
-        if ended or time.monotonic() - since > PATIENCE:
+        silent = time.monotonic() - since > PATIENCE
+        if beat is None or beat.ended or silent or (node and beat.node == node):
             if create_beat(store, name, number + 1, holder, node):
                 return Claim(store, name, holder, number + 1, node)
             continue
@@ -156,9 +163,12 @@ def numbers(store: Store, name: str) -> list[int]:
     return [int(match[1]) for match in names if match]
 
 
-def create_beat(store: Store, name: str, number: int, holder: str, node: str = "", *, ended: bool = False) -> bool:
+def create_beat(
+    store: Store, name: str, number: int, holder: str, node: str = "", *, seconds: float = 0.0, ended: bool = False
+) -> bool:
     """Create a beat; True too where it is our own, whose reply was lost."""
-    beat = Beat(holder=holder, who=f"{socket.gethostname()}:{os.getpid()}", at=utc_now(), node=node, ended=ended)
+    who = f"{socket.gethostname()}:{os.getpid()}"
+    beat = Beat(holder=holder, who=who, at=utc_now(), node=node, seconds=seconds, ended=ended)
     if store.create(_path(name, number), record_bytes(beat)):
         return True
     stored = read_record(store, _path(name, number), Beat)

@@ -125,7 +125,7 @@ class S3Client(Patient):
         client: Any = Session().create_client("s3", endpoint_url=self.endpoint_url, config=config)
         for operation in ("PutObject", "UploadPart"):
             client.meta.events.register(f"before-call.s3.{operation}", _send_whole)
-        # A second sha256 of every byte was a tenth of an upload. TLS keeps a part whole on its way; plain HTTP does not.
+        # A second sha256 of every byte was a tenth of an upload. TLS keeps a part whole on its way, HTTP does not.
         if client.meta.endpoint_url.startswith("https:"):
             unsigned = config.merge(Config(s3={"payload_signing_enabled": False}))
             client.meta.events.register(

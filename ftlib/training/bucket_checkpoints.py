@@ -270,6 +270,8 @@ class BucketCheckpoints(Checkpoints):
             raise StorageError(f"weights that it promises are not in {self._place.uri} yet")
         for one, where in kept.items():
             if not self._place.has(f"{FOLDER}/{where}/manifest.json"):  # it was owed, and is uploaded since
+                if not where.endswith(self._attempt):
+                    raise StorageError(f"{self._place.uri}/{FOLDER}/{where}, which it promises, is gone")
                 made = self._manifest_of(writing, one, where, {})
                 if made is None:
                     return

@@ -71,8 +71,8 @@ class Compute(Identified):
     """What each process that evaluates may keep of what its candidates have in common; numbers do not depend on it."""
     data_workers: int = Field(default=0, ge=0)
     """Ray workers that read, clean, compare and tokenise rows, with the same result for any number; 0: this process."""
-    data_worker_memory_mb: int = Field(default=1024, ge=512)
-    """What each of them may hold in memory, the program itself included: rows are cut into blocks by it."""
+    data_worker_memory_mb: int = Field(default=1024, ge=768)
+    """What each of them may hold in memory, the 640 MB of program and block included."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads per worker; all cores divided by the workers if unset."""
     micro_batch_size: int | None = Field(default=None, gt=0)

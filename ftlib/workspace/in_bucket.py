@@ -96,6 +96,10 @@ class InBucket(Workspace):
         return self.view.root
 
     @override
+    def exists(self) -> bool:
+        return self.store.size(PLACE) is not None
+
+    @override
     def folder(self, job: Job) -> Path:
         return self.root / _key(job)
 
@@ -233,7 +237,7 @@ class InBucket(Workspace):
         if (uri := self._folders.get(seen)) is None:
             self.settle()
             tree = tree_of(folder, {})
-            key = f"carried/{digest([[file.path, file.sha256] for file in tree.files] + [*tree.folders])[:32]}"
+            key = f"carried/{digest([*([file.path, file.sha256] for file in tree.files), *tree.folders])[:32]}"
             if self.store.size(record_path(key)) is None:
                 create_tree(self.store, key, folder, tree)
             uri = self._folders[seen] = f"{self.store.uri}/{key}"

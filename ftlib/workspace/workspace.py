@@ -69,6 +69,10 @@ class Workspace:
         """Return the folder; of a bucket, this node's view of it."""
         return Path(self.place.key)
 
+    def exists(self) -> bool:
+        """Say whether anything was made here yet."""
+        return self.root.is_dir()
+
     def folder(self, job: Job) -> Path:
         """Return where the job's output is on this machine, or will be."""
         return self.root / "stages" / job.stage / job.fingerprint

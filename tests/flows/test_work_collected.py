@@ -73,12 +73,12 @@ def test_after_a_deletion_no_file_holds_the_rows_text(tmp_path: Path, monkeypatc
 
     # Its snapshot is kept while a champion was trained on it: of that version it can be asked what it was made from.
     monkeypatch.setattr("ftlib.published.work_roots.WorkCollector", lambda *words: WorkCollector(*words, clock=later))
-    collect_work(work.root, ALL, delete=True)
+    collect_work(work, ALL, delete=True)
     left = holding(work.root, SECRET)
     assert left
     assert all(place.startswith(("stages/ingest/", "stages/preprocess/")) for place in left)
     registry.promote(registry_name, "champion", second, 1, "ann", "without the row")
-    done = collect_work(work.root, ALL, delete=True)
+    done = collect_work(work, ALL, delete=True)
     assert {item.stage for item in done.garbage} >= {"ingest", "preprocess"}
     assert holding(work.root, SECRET) == []
     assert holding(tmp_path, SECRET) == ["home.jsonl"]  # the source itself is its owner's
@@ -97,11 +97,11 @@ def test_a_registry_that_is_gone_stops_a_collection_unless_it_is_gone_for_good(t
     gone = str(tmp_path / "gone")
     record.write_text(json.dumps({"evidence": {"recipe": recipe}, "result": {"registry": gone}}))
     with pytest.raises(StorageError, match=rf"no registry at {gone}.*run of tickets .* --ignore-registry {gone}"):
-        collect_work(tmp_path / "work", ALL, delete=True)
-    assert collect_work(tmp_path / "work", ALL, ignore=[gone]).garbage == ()
+        collect_work(Workspace(tmp_path / "work"), ALL, delete=True)
+    assert collect_work(Workspace(tmp_path / "work"), ALL, ignore=[gone]).garbage == ()
     record.write_text("{")
     with pytest.raises(StorageError, match=r"run\.json is damaged"):
-        collect_work(tmp_path / "work", ALL)
+        collect_work(Workspace(tmp_path / "work"), ALL)
 
 
 def noted(work: Path, to: Path, recipe: Path, *, result: dict[str, object] | None = None) -> None:
@@ -122,11 +122,11 @@ def test_a_first_run_that_was_refused_leaves_nothing_to_look_up(tmp_path: Path) 
     work = tmp_path / "elsewhere" / "work"
     (work / "stages").mkdir(parents=True)
     noted(work, Path("registry"), tiny_recipe(tmp_path), result={"reasons": ["accuracy 0.1, at least 0.9"]})
-    assert collect_work(work, ALL).garbage == ()
+    assert collect_work(Workspace(work), ALL).garbage == ()
     (tmp_path / "elsewhere" / "registry").mkdir()
     (tmp_path / "elsewhere" / "registry" / "registry.json").write_text('{"format": 99}')
     with pytest.raises(StorageError, match="other bytes than were written"):  # one is there: it is asked
-        collect_work(work, ALL)
+        collect_work(Workspace(work), ALL)
 
 
 def test_every_registry_that_a_recipe_published_to_is_asked_not_only_the_last(tmp_path: Path) -> None:
@@ -139,8 +139,10 @@ def test_every_registry_that_a_recipe_published_to_is_asked_not_only_the_last(tm
     noted(work, tmp_path / "staging", recipe, result={"reasons": []})
     assert len([*(work / "runs" / load_recipe(recipe).name / "published").iterdir()]) == 2
     with pytest.raises(StorageError, match=r"no registry at .*/production.*ignore_registries"):
-        collect_work(tmp_path / "work", ALL, ignore=[str(tmp_path / "staging")])
-    assert collect_work(tmp_path / "work", ALL, ignore=[str(tmp_path / n) for n in ("staging", "production")])
+        collect_work(Workspace(tmp_path / "work"), ALL, ignore=[str(tmp_path / "staging")])
+    assert collect_work(
+        Workspace(tmp_path / "work"), ALL, ignore=[str(tmp_path / n) for n in ("staging", "production")]
+    )
 
 
 def test_a_run_notes_where_it_published(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-import ftlib.work_collection as work_collection
+import ftlib.work_collection.in_folder as work_collection
 from ftlib.artifacts import Artifact
 from ftlib.errors import StorageError
 from ftlib.fingerprint import Job

@@ -101,7 +101,7 @@ class Exchange:
     def write_array(self, name: str, array: NDArray[Any]) -> None:
         """Write an array of which calls read slices."""
         with self.writing(name) as stream:
-            stream.write(memoryview(array).cast("B"))
+            array.tofile(stream)
 
     def slice_of(self, name: str, dtype: type[np.generic], start: int, stop: int) -> NDArray[Any]:
         """Return a slice of an array."""

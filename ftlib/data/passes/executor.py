@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-PROGRAM_BYTES = 400 << 20
-"""What a worker holds before it has seen a row: Python, Arrow, numpy, Ray, and the tokenizer's library."""
+PROGRAM_BYTES = 640 << 20
+"""What a worker holds beside rows: Python, Ray, Arrow, torch, the tokenizer, and the block that it is at."""
 _LEAST_BYTES = 32 << 20
 
 

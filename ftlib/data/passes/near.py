@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ftlib.config import Split
 from ftlib.data.images.near_images import Looked, NearImages
 from ftlib.data.near_duplicates import (
+    SIDES,
     NearTexts,
     Reason,
     Side,
@@ -233,9 +234,8 @@ def _stored(path: Path, dealt: Dealt, number: int) -> Iterator[_Stored]:
             stream.seek(position)
             facts, compared = (int.from_bytes(stream.read(4)) for _ in range(2))
             place, side, row_id, label = msgspec.msgpack.decode(stream.read(facts))
-            yield _Stored(
-                place, sys.intern(side), row_id, label and sys.intern(label), path, position + 8 + facts, compared
-            )
+            label = label and sys.intern(label)  # one text for all rows, not one for each
+            yield _Stored(place, SIDES[SIDES.index(side)], row_id, label, path, position + 8 + facts, compared)
             position += 8 + facts + compared
 
 

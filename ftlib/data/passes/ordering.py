@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,13 @@ class Ordered(NamedTuple):
         """Return it for the rows of all blocks."""
         blocks = list(each)
         odd = next((block.odd for block in blocks if block.odd), ())
-        return cls(*(np.concatenate([block[i] for block in blocks]) for i in range(6)), odd)  # pyright: ignore[reportArgumentType]
+        columns: list[Any] = [np.concatenate([cast("Any", block[i]) for block in blocks]) for i in range(6)]
+        return cls(*columns, odd=odd)
 
     def among(self, some: NDArray[np.bool_]) -> Ordered:
         """Return it for some of the rows."""
-        return Ordered(*(column[some] for column in self[:6]), self.odd)  # pyright: ignore[reportArgumentType]
+        columns: list[Any] = [column[some] for column in self[:6]]
+        return Ordered(*columns, odd=self.odd)
 
     def cut(self, policy: SplitPolicy) -> NDArray[np.int64]:
         """Return 1 for rows that train, 2 for validation, 3 for test, 0 for those without a value.

@@ -88,7 +88,7 @@ def test_a_home_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -
     assert user_path("./~/rows") == Path("~/rows")
     with pytest.raises(DataError, match="no such file or folder"):
         Files(path="~no-such-user/rows").list()
-    assert [finding.what for finding in examine(Path("w"), "~no-such-user/r")]
+    assert [finding.what for finding in examine("w", "~no-such-user/r")]
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda _: (_ for _ in ()).throw(KeyError()))
     with pytest.raises(RecipeError, match="no home folder is known here"):

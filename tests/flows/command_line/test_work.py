@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import ftlib.work_collection as work_collection
+import ftlib.work_collection.in_folder as work_collection
 from flows.command_line.main import main
 from ftlib.registry import ModelRegistry
 from ftlib.storage import LocalStore

@@ -69,9 +69,9 @@ def test_a_row_that_was_evaluated_is_never_trained_on(
     for edits in history:
         rows |= dict(edits)
         now = places(folder, rows, spec)
-        for key, place in now.items():
-            if place in ("train", "validation", "test"):
-                assert sides.setdefault(key, place) == place
+        for key, side in now.items():
+            if side in ("train", "validation", "test"):
+                assert sides.setdefault(key, side) == side
         held_out = {rows[int(key)].casefold().strip() for key, place in now.items() if place in ("validation", "test")}
         assert held_out.isdisjoint(rows[int(k)].casefold().strip() for k, place in now.items() if place == "train")
 

@@ -70,6 +70,8 @@ def test_what_the_machine_has_is_granted(recipe: Any, compute: dict[str, Any]) -
         ({"workers": 2, "threads": 5}, r"2 workers of 5 CPUs, but this machine has 8 CPUs"),
         ({"workers": {"at_least": 1, "at_most": 9}}, r"1 to 9 workers of 1 CPU, but this machine has 8 CPUs; lower"),
         ({"workers": 0, "evaluation_workers": 16}, r"compute\.evaluation_workers asks for 16 workers of 1 CPU, but"),
+        ({"workers": 0, "data_workers": 16}, r"data_workers asks for 16 workers of 1 CPU and 1024 MB, but .* 8 CPUs"),
+        ({"workers": 0, "data_workers": 8, "data_worker_memory_mb": 10**7}, r"8 workers .* but this machine has .*_mb"),
         ({"workers": 0, "evaluation_workers": 3, "use_gpu": True}, r"n_workers asks for 3 workers .* has 2 GPUs"),
     ],
 )  # fmt: skip

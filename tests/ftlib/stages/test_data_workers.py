@@ -109,7 +109,7 @@ class Bench:
 
     def job(self, spec: Dataset, raw: RawDataset, guard: tuple[Dataset, RawDataset]) -> PreprocessJob:
         guards = (Guard(raw=guard[1], dataset=guard[0]),)
-        told = {"raw": raw, "dataset": spec, "model": self.model, "tokenizer": self.model.tokenizer}
+        told: dict[str, Any] = {"raw": raw, "dataset": spec, "model": self.model, "tokenizer": self.model.tokenizer}
         return PreprocessJob(name="d", trains=True, guards=guards, **told)
 
     def prepared(self, job: PreprocessJob, executor: Any, cut: int) -> PreparedDataset:
@@ -138,7 +138,7 @@ CUTS = [(1, 1 << 30), (2, 20_000), (3, 777)]
     ("split", "key"),
     [
         ({"by": "random"}, True),
-        ({"by": "stratified"}, False),
+        pytest.param({"by": "stratified"}, False, marks=pytest.mark.slow),
         pytest.param({"by": "time", "column": "when"}, True, marks=pytest.mark.slow),
         pytest.param({"by": "given", "column": "side"}, False, marks=pytest.mark.slow),
     ],
@@ -233,6 +233,7 @@ def test_all_rows_are_copies_and_no_rows_at_all(bench: Bench, tmp_path: Path) ->
         bench.ingested(dataset(path, key=False), Several(3), 300)
 
 
+@pytest.mark.slow
 def test_a_group_of_near_copies_that_no_worker_can_hold(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     text = "a template of some length, in which a number is all that differs between rows: %d"
@@ -277,7 +278,7 @@ def test_on_ray_a_lost_worker_costs_its_block_only(bench: Bench, tmp_path: Path,
     from ftlib.on_ray.data import RayData
     from ftlib.on_ray.session import session
 
-    compute = Compute(data_workers=2, data_worker_memory_mb=512, max_failures=1)
+    compute = Compute(data_workers=2, data_worker_memory_mb=768, max_failures=1)
     spec, other = dataset(bench.own), dataset(bench.other)
     raw, guard = bench.ingested(spec, InProcess(), 1), bench.ingested(other, InProcess(), 1)
     job = bench.job(spec, raw, (other, guard))
@@ -287,11 +288,11 @@ def test_on_ray_a_lost_worker_costs_its_block_only(bench: Bench, tmp_path: Path,
         assert [*on_ray.map(Dying(tmp_path, 4, always=False), range(9))] == [i * i for i in range(9)]
         assert {path.read_text() for path in tmp_path.glob("made-*")} == {"x"}  # nothing else was made again
         with pytest.raises(TransientError, match=r"a worker was lost more than 1 times"):
-            [*on_ray.map(Dying(tmp_path, 4, always=True), range(9))]
+            list(on_ray.map(Dying(tmp_path, 4, always=True), range(9)))
         with pytest.raises(DataError, match=r"^block 3 is bad$"):
-            [*on_ray.map(_refusing, range(9))]
+            list(on_ray.map(_refusing, range(9)))
         with pytest.raises(OSError, match="No space left"):
-            [*on_ray.map(_from_disk, range(3))]
+            list(on_ray.map(_from_disk, range(3)))
         again = bench.ingested(spec, on_ray, 20_000)
         assert (facts(again), files_of(again.path)) == (facts(raw), files_of(raw.path))
         assert facts(bench.prepared(job, on_ray, 10_000)) == facts(made)
@@ -300,7 +301,7 @@ def test_on_ray_a_lost_worker_costs_its_block_only(bench: Bench, tmp_path: Path,
 
 @pytest.mark.slow
 def test_a_stage_on_ray_that_fails_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
-    compute = Compute(data_workers=1, data_worker_memory_mb=512)
+    compute = Compute(data_workers=1, data_worker_memory_mb=768)
     job = bench.ingest_job(dataset(bench.own, limits={"bad_rows": 0.0}), compute=compute)
     work = Workspace(tmp_path / "work")
     with pytest.raises(ReglageError, match=r"datasets\.d: \d+ of 500 rows"):
@@ -317,15 +318,14 @@ def test_a_cluster_is_handed_the_stage_and_says_what_it_raised(
 ) -> None:
     """The driver's side runs in this process: what a cluster would be sent is what it is given."""
     from ftlib.on_ray import jobs
-    from ftlib.stages.data_workers import StagePlan
-    from ftlib.stages.on_cluster import run
+    from ftlib.stages.data_workers import StagePlan, run_stage
 
     def drive(module: str, plan: str, *_: Any) -> None:
-        assert module == "ftlib.stages.on_cluster"
+        assert module == "ftlib.stages.ingest"
         told = StagePlan.model_validate_json(plan)
         told.job["compute"]["data_workers"] = 0  # here there is no Ray to join
         try:
-            run(told)
+            run_stage(told, IngestJob, ingest_stage.ingest)
         except ReglageError as error:
             raise TransientError("Ray job ended as FAILED") from error
 

@@ -81,33 +81,29 @@ PASSING: dict[str, tuple[Callable[[], Fault], Callable[[Call], bool]]] = {
     "flipped byte": (flipped, lambda call: call.operation == "get" and call.folder != "probes"),
     "truncated body": (truncated, lambda call: call.operation == "get"),
 }
-QUICK = {"reset after", "flipped byte"}
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PASSING]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", PASSING)
 def test_what_passes_leaves_one_whole_output(
     place: str, bucket: Any, s3_endpoint: str, proxy: FaultProxy, tmp_path: Path, fault: str, monkeypatch
 ) -> None:
     """Every kind of request is struck once, when it is made and when another machine reads it."""
-    large = fault not in QUICK
-    if large:
-        monkeypatch.setattr(s3, "PART_BYTES", PART)
-        monkeypatch.setattr(s3, "RANGE_BYTES", PART)
+    monkeypatch.setattr(s3, "PART_BYTES", PART)
+    monkeypatch.setattr(s3, "RANGE_BYTES", PART)
     strike, where = PASSING[fault]
     proxy.plan(strike(), where=where, once_per_spot=fault != "412 without a reason")
-    made = machine(place, tmp_path / "a", proxy.url).once(Stage(), Made, build_large if large else build)
+    made = machine(place, tmp_path / "a", proxy.url).once(Stage(), Made, build_large)
     assert proxy.struck or where is not anything
     assert records(bucket) == [RECORD]
     proxy.clear()
     proxy.plan(strike(), where=where, once_per_spot=True)
     found = machine(place, tmp_path / "b", proxy.url).once(Stage(), Made, lambda _: pytest.fail("it is there"))
-    expected = {**FILES, **({"large": LARGE} if large else {})}
-    assert (found, files_in(found.path)) == (made, expected)
+    assert (found, files_in(found.path)) == (made, {**FILES, "large": LARGE})
     assert proxy.struck
 
 
+@pytest.mark.slow
 def test_every_kind_of_request_is_struck(place: str, proxy: FaultProxy, tmp_path: Path, monkeypatch) -> None:
     """What the test above rests on."""
     monkeypatch.setattr(s3, "PART_BYTES", PART)
@@ -154,6 +150,7 @@ def test_what_lasts_is_one_line_and_the_next_run_goes_on(
     assert files_in(machine(place, tmp_path / "a", proxy.url).once(Stage(), Made, build).path) == FILES
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_in_mid_upload_lose_nothing_that_is_up(
     place: str, bucket: Any, proxy: FaultProxy, tmp_path: Path
 ) -> None:
@@ -175,6 +172,7 @@ class TestBuckets:
             machine(place, tmp_path / "a", proxy.url).once(Stage(), Made, lambda _: pytest.fail("too late"))
         assert [stored.key for stored in bucket.objects.all()] == []
 
+    @pytest.mark.slow
     def test_one_that_is_only_read_gives_what_is_there_and_makes_nothing(
         self, place: str, proxy: FaultProxy, tmp_path: Path
     ) -> None:
@@ -185,6 +183,7 @@ class TestBuckets:
         with pytest.raises(StorageError, match="the role needs s3:GetObject, s3:PutObject and s3:ListBucket there"):
             work.once(Stage(name="other"), Made, lambda _: pytest.fail("too late"))
 
+    @pytest.mark.slow
     def test_one_that_may_not_be_deleted_from_works_too(self, place: str, proxy: FaultProxy, tmp_path: Path) -> None:
         proxy.plan(refused(403, "AccessDenied"), where=lambda call: call.method == "DELETE")
         work = machine(place, tmp_path / "a", proxy.url)
@@ -196,6 +195,7 @@ class TestBuckets:
             work.once(Stage(), Made, fail)
         assert work.once(Stage(), Made, build).said == "done"  # its claim was given back by a last beat
 
+    @pytest.mark.slow
     def test_one_in_another_region_says_so(self, place: str, proxy: FaultProxy, tmp_path: Path) -> None:
         async def elsewhere(call: Call, send: Any) -> Any:
             return error(301, "PermanentRedirect", "use the bucket's endpoint", **{"x-amz-bucket-region": "eu-west-1"})
@@ -283,6 +283,7 @@ class TestBlobs:
         assert files_in(work.once(Stage(), Made, build).path) == FILES
         assert files_in(machine(place, tmp_path / "c", s3_endpoint).once(Stage(), Made, build).path) == FILES
 
+    @pytest.mark.slow
     def test_one_that_was_damaged_is_never_read(
         self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
     ) -> None:
@@ -294,6 +295,7 @@ class TestBlobs:
             _ = found.path
         assert not (found.local(Path("nothing")).parent / "notes" / "a" / "b.txt").exists()
 
+    @pytest.mark.slow
     def test_what_is_sent_over_plain_http_is_covered_by_its_signature(
         self, place: str, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -304,6 +306,7 @@ class TestBlobs:
         assert {call.operation for call in sent} == {"create", "put", "part"}
         assert all(call.headers["X-Amz-Content-SHA256"] == hashlib.sha256(call.body).hexdigest() for call in sent)
 
+    @pytest.mark.slow
     def test_a_full_disk_of_the_maker_is_no_fault_of_the_network(
         self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
     ) -> None:

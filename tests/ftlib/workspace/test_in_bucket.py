@@ -50,6 +50,7 @@ class TestOneAfterTheOther:
         assert len(keys(bucket, RECORD)) == 1
         assert keys(bucket, "/claims/") == keys(bucket, "/leases/") == keys(bucket, "/probes/") == []
 
+    @pytest.mark.slow
     def test_shared_replaced_and_carried_files(self, place: str, s3_endpoint: str, tmp_path: Path) -> None:
         (model := tmp_path / "model").mkdir()
         (model / "config.json").write_text("{}")
@@ -71,6 +72,7 @@ class TestOneAfterTheOther:
         work.replace("runs/r/run.json")
         assert machine(place, tmp_path / "a", s3_endpoint).newest("runs/r/run.json").read_text() == "second"
 
+    @pytest.mark.slow
     def test_a_failed_attempt_leaves_nothing_and_a_record_that_is_forgotten_is_made_again(
         self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
     ) -> None:
@@ -87,6 +89,7 @@ class TestOneAfterTheOther:
         assert work.making(Stage()) not in (making, None)
         assert files_in(other.path) == {"other": b"x"}
 
+    @pytest.mark.slow
     def test_a_killed_attempt_of_this_node_goes_on_where_the_stage_can(
         self, place: str, s3_endpoint: str, tmp_path: Path
     ) -> None:
@@ -104,6 +107,7 @@ class TestOneAfterTheOther:
             )
             assert made.said == str(resumable)
 
+    @pytest.mark.slow
     def test_another_kind_of_record_and_a_damaged_one_say_so(
         self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
     ) -> None:
@@ -115,12 +119,14 @@ class TestOneAfterTheOther:
         with pytest.raises(StorageError, match="has other bytes than were written"):
             work.once(Stage(), Made, build)
 
+    @pytest.mark.slow
     def test_it_travels_as_where_it_is(self, place: str) -> None:
         work = Workspace(place)
         again = copy.copy(work)  # as pickle does
         assert (type(again), str(again), again.root) == (type(work), place, work.root)
 
 
+@pytest.mark.slow
 def test_keys_that_consoles_make_and_files_of_no_bytes_mean_nothing(
     place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
 ) -> None:
@@ -168,6 +174,7 @@ class TestTwoAtOnce:
             json.loads(line)["whose"] for line in lines if "{" in line
         }
 
+    @pytest.mark.slow
     def test_one_makes_it_and_the_other_waits(self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path) -> None:
         builds, whose = self.both(place, s3_endpoint, tmp_path, seconds=0.5)
         assert len(builds) == len(whose) == 1
@@ -183,6 +190,7 @@ class TestTwoAtOnce:
         assert len(whose) == 1
         assert len(keys(bucket, RECORD)) == 1
 
+    @pytest.mark.slow
     def test_a_dead_holders_claim_is_taken_over_and_one_that_comes_back_loses_harmlessly(
         self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
     ) -> None:
@@ -214,6 +222,7 @@ class TestTwoAtOnce:
         assert ended(child) == 0
         assert log.read_text().count("builds") == 1
 
+    @pytest.mark.slow
     def test_a_name_is_held_by_one_machine(self, place: str, s3_endpoint: str, tmp_path: Path) -> None:
         def busy() -> None:
             work = machine(place, tmp_path / "b", s3_endpoint)

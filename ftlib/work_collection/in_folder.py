@@ -1,8 +1,6 @@
-"""What lies in a work folder, who needs it, and the deletion of what nobody needs.
+"""What lies in a work folder, and the deletion of what nobody needs (`ftlib.work_collection.needs`).
 
-A stage's output is needed by: the last runs of every recipe; a champion that was trained on it; a retraining that waits
-for an answer; a process that has used it and goes on; whoever used it a short while ago; and every output whose record
-names it. All else is garbage. Nobody's word is needed for the rest to be safe:
+Nobody's word is needed for it to be safe:
 
 - Whoever uses an output holds the folder (`ftlib.workspace.enter`) from before it asks, and asking changes the time of
   the output's lock. The collector takes that lock, looks at both again, and only then deletes: an output that was found
@@ -15,38 +13,36 @@ names it. All else is garbage. Nobody's word is needed for the rest to be safe:
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import shutil
 import time
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, ValidationError
-
-from ftlib.config import Config
-from ftlib.errors import RecipeError, StorageError
+from ftlib.errors import StorageError
 from ftlib.storage.files import flush_folder, local_errors
+from ftlib.work_collection.needs import (
+    DAY,
+    SAFE_SECONDS,
+    SHARED_NAMES,
+    SHORT_WHILE,
+    WAITS_SECONDS,
+    Judge,
+    Output,
+    WorkCollected,
+    WorkItem,
+    WorkPolicy,
+    all_named,
+    largest_first,
+    referrers_first,
+)
 from ftlib.workspace import RECORD, gate_of, is_named, users_in
 
-DAY = 86400.0
-SAFE_SECONDS = 3600.0
-"""What was used or written more recently is never deleted, whatever the policy: who only looks holds nothing."""
-WAITS_SECONDS = 8 * DAY
-"""A retraining waits for an answer for at most a week."""
 CLOCKS_DIFFER = 60.0
 """Seconds by which two writers of one file system may see its clock differ."""
-
-_NAMED = re.compile(r"stages/([a-z_]+)/([0-9a-f]{16})(?![0-9a-f])")
-_FINGERPRINT = re.compile(r'"fingerprint":\s*"([0-9a-f]{16})"')
-_SHARED = re.compile(r"(?:outcomes|divergences)/[\w./=+-]+|(?:champions|bases|versions|plans)/[\w.+-]+")
-_NOW = ("a run that goes on, or waits", "whoever used it a short while ago")
-"""Who needs an output today, whatever its retention."""
 _GONE = ".gone"
 """Behind the name of a folder that is being deleted."""
 CACHED = ("versions", "folders")
@@ -57,137 +53,15 @@ _WHOLE = ("champions", "bases", "versions", "plans")
 """Of these the folders' members are whole folders; of the others every file counts alone."""
 
 
-class Retention(Config):
-    """How many days what rows say is kept at most, whoever needs it; null: as long as somebody does.
-
-    Days count from when it was made. What goes is made again from the source if somebody asks for it; the digests that
-    a version has of it stay. What was used within the hour, or by a process that goes on, waits for the next time.
-    """
-
-    snapshots: float | None = Field(default=None, ge=0.0)
-    """Rows as they were ingested."""
-    prepared: float | None = Field(default=None, ge=0.0)
-    """Rows as models read them, and what models wrote behind them."""
-    quarantine: float | None = Field(default=None, ge=0.0)
-    """Where bad rows were, and why."""
-    outcomes: float | None = Field(default=None, ge=0.0)
-    """What models answered, row by row."""
-    logs: float | None = Field(default=None, ge=0.0)
-    """Logs of runs, and pages, which quote rows."""
-
-    @classmethod
-    def parse(cls, words: Iterable[str]) -> Self:
-        """Read `snapshots=30`, for each kind of data once. Raises RecipeError for anything else."""
-        days: dict[str, str] = {}
-        for word in words:
-            kind, _, number = word.partition("=")
-            if kind not in cls.model_fields or kind in days:
-                twice = " is given twice" if kind in days else ""
-                raise RecipeError(
-                    f"retention: got {word!r}{twice}, allowed are KIND=DAYS, each kind once: "
-                    f"{', '.join(cls.model_fields)}"
-                )
-            days[kind] = number
-        try:
-            return cls.model_validate(days)
-        except ValidationError as error:
-            kind = error.errors()[0]["loc"][0]
-            raise RecipeError(f"retention: {kind}={days[str(kind)]}, allowed are days from 0 on") from error
-
-    def days_of(self, path: str) -> float | None:
-        """Return the days of something in a work folder, by its path there; None: it may stay."""
-        return (
-            getattr(self, kind) if (kind := next((k for k, of in _RETAINED.items() if of.match(path)), None)) else None
-        )
-
-
-_RETAINED = {
-    "quarantine": re.compile(r"stages/ingest/[0-9a-f]+/quarantine\.jsonl$"),
-    "snapshots": re.compile(r"stages/ingest/[0-9a-f]+$"),
-    "prepared": re.compile(r"stages/(?:preprocess|quote|answer|revise|score)/[0-9a-f]+$"),
-    "outcomes": re.compile(r"(?:outcomes|divergences)/"),
-    "logs": re.compile(r"stages/report/[0-9a-f]+$|runs/[^/]+/[^/]+\.(?:log|html)$"),
-}
-"""Which paths are of a kind of data; the first that fits counts."""
-
-
-class WorkPolicy(Config):
-    """What is kept though nobody needs it today, and what goes though somebody does."""
-
-    keep_days: float = Field(default=14.0, ge=0.0)
-    """Days since an output was last used."""
-    keep_runs: int = Field(default=1, ge=1)
-    """The last runs of every recipe whose outputs are kept."""
-    retention: Retention = Retention()
-    """What goes after so many days, whoever needs it."""
-
-
-class WorkItem(Config):
-    """A stage's output, or another file or folder of the work folder."""
-
-    path: str
-    """Below the work folder."""
-    bytes: int
-    days: float
-    """Since it was last used."""
-    runs: tuple[str, ...] = ()
-    """Recipes whose recorded runs used it."""
-    needed_by: tuple[str, ...] = ()
-    """Why it is kept; empty for garbage."""
-
-    @property
-    def stage(self) -> str:
-        """Return the stage, or the kind of file."""
-        parts = self.path.split("/")
-        return parts[1] if parts[0] == "stages" else parts[0]
-
-
-class WorkCollected(Config):
-    """What lies there, and what was deleted or would be."""
-
-    folder: str
-    kept: tuple[WorkItem, ...]
-    garbage: tuple[WorkItem, ...]
-    """Deleted, if it was asked for."""
-    busy: tuple[str, ...] = ()
-    """Garbage that is kept this time, since others hold the folder."""
-    missed: dict[str, tuple[str, ...]] = {}
-    """By path, who needs what goes because its retention is over."""
-
-    @property
-    def garbage_bytes(self) -> int:
-        """Return what deleting frees."""
-        return sum(item.bytes for item in self.garbage)
-
-
 @dataclass
-class _Output:
-    """One stage's output by its fingerprint, with what its record says."""
+class _Output(Output):
+    """A stage's output in a folder."""
 
-    folder: Path
-    used: float = 0.0
-    """When somebody last asked for it, by the file system's clock."""
-    names: set[str] = field(default_factory=set[str])
-    """Outputs that its record names."""
-    shares: set[str] = field(default_factory=set[str])
-    """Shared files that its record names."""
-    content: str = ""
-    needed_by: list[str] = field(default_factory=list[str])
-    missed_by: list[str] = field(default_factory=list[str])
-    """Who needs it although its retention is over."""
-
-    @property
-    def key(self) -> str:
-        return self.folder.name
+    folder: Path = Path()
 
     @property
     def lock(self) -> Path:
         return self.folder.with_suffix(".lock")
-
-    @property
-    def made(self) -> bool:
-        """Say whether it is there, or an attempt at it that may be resumed."""
-        return (self.folder / RECORD).is_file() or self.folder.with_suffix(".work").exists()
 
     @property
     def parts(self) -> tuple[Path, Path, Path]:
@@ -216,11 +90,12 @@ class WorkCollector:
             raise StorageError(f"{self.root} is no work folder: it has no stages/; give the one that runs were given")
         with local_errors(self.root, elsewhere="run as the user whose folder it is"):
             outputs = self._outputs()
-            runs = self._mark(outputs)
+            judge = Judge(self.policy, self.contents, self._runs(), self.clock(), self._held_since())
+            runs = judge.mark(outputs)
             condemned = [output for output in outputs.values() if not output.needed_by]
             garbage = [self._item(output, runs) for output in condemned]
             kept = [self._item(output, runs) for output in outputs.values() if output.needed_by]
-            spared = self._sweep(_referrers_first(condemned), outputs) if delete else set[str]()
+            spared = self._sweep(referrers_first(condemned), outputs) if delete else set[str]()
             kept += [item for item in garbage if item.path in spared]
             garbage = [item for item in garbage if item.path not in spared]
             shared, needed, missed = self._shared(outputs.values(), {item.path for item in garbage})
@@ -233,8 +108,8 @@ class WorkCollector:
         gone_paths = {item.path for item in (*garbage, *gone)}
         return WorkCollected(
             folder=str(self.root),
-            kept=_sorted(kept),
-            garbage=_sorted([*garbage, *gone]),
+            kept=largest_first(kept),
+            garbage=largest_first([*garbage, *gone]),
             busy=tuple(sorted(busy)),
             missed={path: who for path, who in sorted(missed.items()) if path in gone_paths},
         )
@@ -244,60 +119,16 @@ class WorkCollector:
         outputs: dict[str, _Output] = {}
         for path in (self.root / "stages").glob("*/*"):
             if re.fullmatch(r"[0-9a-f]{16}", path.stem) and path.suffix in ("", ".lock", ".work"):
-                output = outputs.setdefault(path.stem, _Output(path.with_suffix("")))
+                output = outputs.setdefault(
+                    path.stem, _Output(path.parent.name, path.stem, folder=path.with_suffix(""))
+                )
                 output.used = max(output.used, _time_of(path) if path.suffix != "" else 0.0)
         for output in outputs.values():
             output.used = output.used or _time_of(output.folder)
-            text = _text(output.folder / RECORD)
-            output.names = {name for _, name in _NAMED.findall(text)} - {output.key}
-            output.shares = {*_SHARED.findall(text)}
-            with suppress(ValueError, AttributeError):
-                output.content = str(json.loads(text).get("content") or "")
+            output.written = _time_of(output.folder / RECORD)
+            output.made = (output.folder / RECORD).is_file() or output.folder.with_suffix(".work").exists()
+            output.says(_text(output.folder / RECORD))
         return outputs
-
-    def _mark(self, outputs: Mapping[str, _Output]) -> dict[str, list[str]]:
-        """Say of every output who needs it; return which recipes' runs used which."""
-        runs = defaultdict[str, list[str]](list)
-        for name, texts in self._runs().items():
-            used = {key for text in texts for key in _FINGERPRINT.findall(text)}
-            for key in used | {key for text in texts for _, key in _NAMED.findall(text)}:
-                runs[key].append(name)
-        since = self._held_since()
-        for output in outputs.values():
-            needs = [*self._needs(output, since, runs.get(output.key, ()))]
-            if self._is_over_due(output):
-                now = (output.used >= since, self.clock() - output.used < SAFE_SECONDS)
-                output.missed_by += [who for who in needs if who not in _NOW]
-                needs = [who for who, holds in zip(_NOW, now, strict=True) if holds and who in needs]
-            output.needed_by += needs
-        waiting = [output for output in outputs.values() if output.needed_by]
-        while waiting:
-            output = waiting.pop()
-            for named in (outputs[name] for name in output.names if name in outputs):
-                if not named.needed_by and self._is_over_due(named):
-                    named.missed_by.append(f"{output.folder.parent.name} {output.key}, which is kept")
-                elif not named.needed_by:
-                    named.needed_by.append(f"{output.folder.parent.name} {output.key}, which is kept")
-                    waiting.append(named)
-        return runs
-
-    def _needs(self, output: _Output, since: float, runs: Iterable[str]) -> Generator[str]:
-        """Yield who needs an output, but for those whose records name it."""
-        age = self.clock() - output.used
-        if output.used >= since:
-            yield _NOW[0]
-        if not output.made and age > SAFE_SECONDS:
-            return  # what a killed collector left, or the lock of what is gone: it counts as absent
-        yield from (f"the last run of {name}" for name in runs)
-        if output.content in self.contents:
-            yield self.contents[output.content]
-        if age < max(self.policy.keep_days * DAY, SAFE_SECONDS):
-            yield _NOW[1]
-
-    def _is_over_due(self, output: _Output) -> bool:
-        """Say whether an output's retention is over, from when it was made."""
-        days = self.policy.retention.days_of(self._path(output.folder))
-        return days is not None and self.clock() - _time_of(output.folder / RECORD) > days * DAY
 
     def _runs(self) -> dict[str, list[str]]:
         """Return the records of every recipe's last runs: all that they used stands in them."""
@@ -326,7 +157,7 @@ class WorkCollector:
         spared: set[str] = set()
         for output in condemned:
             if output.key in spared or not self._delete(output):
-                spared |= {output.key, *_all_named(output, outputs)}
+                spared |= {output.key, *all_named(output, outputs)}
         return {self._path(outputs[key].folder) for key in spared if key in outputs}
 
     def _delete(self, output: _Output) -> bool:
@@ -353,7 +184,7 @@ class WorkCollector:
     ) -> tuple[list[WorkItem], list[WorkItem], dict[str, tuple[str, ...]]]:
         """Return the files that nothing names any more, those that something does, and who misses some of the first."""
         named = {name for output in outputs if self._path(output.folder) not in gone for name in output.shares}
-        named |= {name for texts in self._runs().values() for text in texts for name in _SHARED.findall(text)}
+        named |= {name for texts in self._runs().values() for text in texts for name in SHARED_NAMES.findall(text)}
         garbage: list[WorkItem] = []
         needed: list[WorkItem] = []
         missed: dict[str, tuple[str, ...]] = {}
@@ -362,8 +193,8 @@ class WorkCollector:
             by = ["a record that is kept"] if place in named else []
             by += [who for manifest, who in self.pulled.items() if manifest.startswith(path.name)]
             # What no record names by design is as good as named until it is old.
-            young = SAFE_SECONDS if place.startswith("outcomes/") else max(SAFE_SECONDS, self.policy.keep_days * DAY)
-            by += ["whoever used it a short while ago"] if age < young else []
+            young = SAFE_SECONDS if place.startswith("outcomes/") else self.policy.keep_seconds
+            by += [SHORT_WHILE] if age < young else []
             by = [] if path.suffix == _GONE else by
             days = self.policy.retention.days_of(place)
             if days is not None and age > max(days * DAY, SAFE_SECONDS) and by:
@@ -467,43 +298,15 @@ def collect_cache(
     with local_errors(cache, elsewhere="run as the user whose folder it is"):
         for path in sorted(path for name in CACHED for path in (cache / name).glob("*")):
             age = clock() - _time_of(path)
-            young = age < max(policy.keep_days * DAY, SAFE_SECONDS) and path.suffix != _GONE
-            by = ("whoever used it a short while ago",) if young else ()
+            young = age < policy.keep_seconds and path.suffix != _GONE
+            by = (SHORT_WHILE,) if young else ()
             item = WorkItem(
                 path=path.relative_to(cache).as_posix(), bytes=size_of([path]), days=max(age, 0) / DAY, needed_by=by
             )
             (kept if young else garbage).append(item)
             if delete and not young:
                 discard(path)
-    return WorkCollected(folder=str(cache), kept=_sorted(kept), garbage=_sorted(garbage))
-
-
-def _referrers_first(outputs: list[_Output]) -> list[_Output]:
-    """Return outputs so that none comes after one that its record names."""
-    by_key = {output.key: output for output in outputs}
-    ordered: dict[str, _Output] = {}
-    seen: set[str] = set()
-    for first in outputs:
-        stack = [first]
-        while stack:
-            output = stack[-1]
-            seen.add(output.key)
-            below = next((name for name in output.names if name in by_key and name not in seen), None)
-            if below is None:
-                ordered.setdefault(output.key, stack.pop())
-            else:
-                stack.append(by_key[below])
-    return [*ordered.values()][::-1]  # each came behind all that it names
-
-
-def _all_named(output: _Output, outputs: Mapping[str, _Output]) -> set[str]:
-    found: set[str] = set()
-    waiting = [*output.names]
-    while waiting:
-        if (name := waiting.pop()) not in found and name in outputs:
-            found.add(name)
-            waiting += outputs[name].names
-    return found
+    return WorkCollected(folder=str(cache), kept=largest_first(kept), garbage=largest_first(garbage))
 
 
 @contextmanager
@@ -543,7 +346,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return ""
-
-
-def _sorted(items: Iterable[WorkItem]) -> tuple[WorkItem, ...]:
-    return tuple(sorted(items, key=lambda item: (-item.bytes, item.path)))

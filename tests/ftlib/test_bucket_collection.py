@@ -1,0 +1,125 @@
+"""What the collector of a work place in a bucket deletes and keeps, and who holds a name among machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from ftlib.artifacts import Artifact
+from ftlib.errors import BusyError, StorageError
+from ftlib.fingerprint import Job
+from ftlib.storage import S3Store, claims
+from ftlib.work_collection import DAY, BucketCollector, WorkCollected, WorkPolicy
+from ftlib.workspace import InBucket, Workspace, add, overwrite
+
+
+class Stage(Job):
+    stage: ClassVar[str] = "stage"
+    version: ClassVar[int] = 1
+
+    name: str
+
+
+class Made(Artifact):
+    of: str = ""
+
+    def digest(self) -> str:
+        return self.of
+
+
+def build(own: str, of: str = "") -> Callable[[Path], Made]:
+    def make(folder: Path) -> Made:
+        folder.joinpath("own").write_text(own)
+        folder.joinpath("same").write_text("of all")
+        return Made(of=of)
+
+    return make
+
+
+@pytest.fixture
+def machine(
+    bucket: Any, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], InBucket]:
+    """Open the place from a machine of that name."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setattr(claims, "PATIENCE", 0.4)
+    monkeypatch.setattr(claims, "FIRST_LOOK", 0.05)
+    monkeypatch.setattr(claims, "SECONDS_BETWEEN_BEATS", 0.1)
+
+    def opened(name: str) -> InBucket:
+        monkeypatch.setenv("REGLAGE_CACHE", str(tmp_path / name))
+        work = Workspace(f"s3://{bucket.name}/work")
+        assert isinstance(work, InBucket)
+        return work
+
+    return opened
+
+
+def collected(work: InBucket, days: float, *, delete: bool = True, keep_days: float = 0.0) -> WorkCollected:
+    collector = BucketCollector(work, WorkPolicy(keep_days=keep_days), later=days * DAY)
+    return collector.collect(delete=delete)
+
+
+def paths(found: WorkCollected) -> set[str]:
+    return {item.path for item in found.garbage}
+
+
+def test_records_go_first_and_blobs_that_nothing_names_by_later_runs(machine: Callable[[str], InBucket]) -> None:
+    work = machine("one")
+    below = work.once(Stage(name="below"), Made, build("below"))
+    work.once(Stage(name="above"), Made, build("above", of=below.uri))
+    lost = Stage(name="lost")
+    work.once(lost, Made, build("lost"))
+    used = {"steps": [{"stage": "stage", "fingerprint": Stage(name="above").fingerprint}]}
+    for number in range(3):
+        add(work, f"runs/tiny/history/2026112{number}.json", json.dumps(used).encode())
+    overwrite(work, "runs/tiny/run.json", b"{}")
+    with pytest.raises(StorageError, match="is no work place: it has no place"):
+        BucketCollector(InBucket(f"{work}/elsewhere")).collect()
+    assert paths(collected(work, 0.0)) == {"runs/tiny/history/20261120.json", "runs/tiny/history/20261121.json"}
+    assert paths(collected(work, 3.0, delete=False, keep_days=14.0)) == set()
+    # One run condemns the blobs, no run adds more than half a day, and the third deletes them.
+    own = next(file.blob for file in work.view.tree(f"stages/stage/{lost.fingerprint}").files if file.path == "own")
+    assert paths(collected(work, 3.0)) == {f"stages/stage/{lost.fingerprint}"}
+    assert (work.has(lost), own in paths(collected(work, 9.0)), work.store.size(own)) == (False, False, 4)
+    assert own in paths(collected(work, 15.0))
+    assert work.store.size(own) is None
+    other = machine("two")
+    assert other.find(Stage(name="above"), Made)
+    assert below.local(Path("same")).read_text() == "of all"
+    assert other.once(lost, Made, build("again")).local(Path("own")).read_text() == "again"
+
+
+def test_what_goes_on_is_kept_and_a_role_that_may_not_delete_is_told_so(
+    machine: Callable[[str], InBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, job = machine("one"), Stage(name="used")
+    work.once(job, Made, build("used"))
+    with work.hold("runs/tiny", wait=False):
+        found = BucketCollector(work, WorkPolicy(keep_days=0.0)).collect()
+        assert [item.needed_by[0] for item in found.kept] == ["a run that goes on, or waits"]
+    monkeypatch.setattr(S3Store, "discard", lambda store, path: False)
+    with pytest.raises(StorageError, match="may not be deleted: the collector's role needs s3:DeleteObject"):
+        collected(work, 3.0)
+    assert work.has(job)
+
+
+def test_of_two_machines_one_holds_and_one_that_died_holding_is_taken_over(
+    machine: Callable[[str], InBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine("one").hold("runs/tiny", wait=False):
+        two = machine("two")
+        with pytest.raises(BusyError, match=r"runs-tiny is already going on: .*; wait for it or stop it"):
+            two.hold("runs/tiny", wait=False).__enter__()
+    # One that died says nothing any more, and cannot give its claim back.
+    claims.create_beat(two.store, "runs-tiny", 7, "dead", "another node")
+    with two.hold("runs/tiny", wait=False):
+        pass
+    claims.create_beat(two.store, "runs-tiny", 9, "dead", (two.root.parents[1] / "node.id").read_text())
+    monkeypatch.setattr(claims, "PATIENCE", 1e9)  # of this node: its lock is free
+    with two.hold("runs/tiny", wait=False):
+        pass
