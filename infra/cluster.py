@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -250,6 +251,9 @@ class Cluster:
             if machine.pid:
                 self.kill(machine.name)
         for name in ("switch", *self._state.machines):
+            for pid in _ip("netns", "pids", self._namespace(name), check=False).split():  # a command on the laptop
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             _ip("netns", "del", self._namespace(name), check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._state.machines.clear()

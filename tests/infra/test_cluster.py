@@ -20,7 +20,12 @@ from ftlib.testing import tiny_classifier, tiny_rows
 from ftlib.testing.rows import write_jsonl
 from infra.cluster import BUCKET, CREDENTIALS, Cluster, ClusterError, main, why_not
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+]
 
 RECIPE = """
 name: tiny
