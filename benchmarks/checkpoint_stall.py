@@ -24,6 +24,7 @@ from benchmarks.rounds import print_result, print_table
 from ftlib.fingerprint import file_digest
 from ftlib.training.checkpoints import Checkpoints, State
 from ftlib.training.group import Group
+from ftlib.training.run_place import run_place
 
 
 @click.command()
@@ -41,7 +42,7 @@ def main(millions: int, rounds: int, gpu: bool, folder: Path | None) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        checkpoints = Checkpoints(Path(place), "benchmark", Group(rank=0, world_size=1, device=device))
+        checkpoints = Checkpoints(run_place(place), "benchmark", Group(rank=0, world_size=1, device=device))
         checkpoints.restore(model, optimizer, None)
         begin = _beginning(checkpoints, model, optimizer)
         stalls: dict[str, list[float]] = {"torch": [], "waits": [], "beside": []}

@@ -119,7 +119,7 @@ def fill(endpoint: str, count: int) -> None:
     """Put empty objects, one request each."""
     from concurrent.futures import ThreadPoolExecutor
 
-    client = S3Client(endpoint, 60.0)
+    client = S3Client(BUCKET, endpoint, 60.0)
     with ThreadPoolExecutor(4) as pool:
         list(
             pool.map(
@@ -157,7 +157,7 @@ def s3_server() -> Generator[str]:
     ) as server:
         assert server.stdout
         endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
-        S3Client(endpoint, 60.0).request("making a bucket", "create_bucket", Bucket=BUCKET)
+        S3Client(BUCKET, endpoint, 60.0).request("making a bucket", "create_bucket", Bucket=BUCKET)
         yield endpoint
         server.communicate("")
 

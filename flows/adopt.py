@@ -184,8 +184,8 @@ def _steps(asked: Adoption, work: Workspace) -> Steps[_Measured]:
         )
     raw = yield from ingested(r, pinned(r, work), read_requests(work))
     of = r.evaluation_datasets()[0]
-    job = raw and jobs.preprocess_job(r, of, raw, finished.model)
-    data = (yield from step(preprocess, job, of, on_ray=r.compute.prepares_on_ray)) if raw else None
+    job = jobs.preprocess_job(r, of, raw, finished.model) if raw else None
+    data = (yield from step(preprocess, job, of, on_ray=r.compute.prepares_on_ray)) if job else None
     reports = (yield from measure(finished, r, raw, REPORT)) if raw else None
     return _Measured(finished, r.answering_kind, data, tuple(reports or ()))
 

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -226,7 +227,7 @@ class Cluster:
 
         SIGKILL for it ends all that it started.
         """
-        return subprocess.Popen(self._inside(machine, command), text=True, **options)  # type: ignore[call-overload]
+        return subprocess.Popen(self.inside(machine, command), text=True, **options)  # type: ignore[call-overload]
 
     def environment(self, name: str) -> dict[str, str]:
         """Return what is set on a machine."""
@@ -250,6 +251,9 @@ class Cluster:
             if machine.pid:
                 self.kill(machine.name)
         for name in ("switch", *self._state.machines):
+            for pid in _ip("netns", "pids", self._namespace(name), check=False).split():  # a command on the laptop
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             _ip("netns", "del", self._namespace(name), check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
         self._state.machines.clear()
@@ -349,7 +353,7 @@ class Cluster:
         machine.pid, machine.started = pid, _start_time(pid)
         self._save()
 
-    def _inside(self, name: str, command: Sequence[str]) -> list[str]:
+    def inside(self, name: str, command: Sequence[str]) -> list[str]:
         """Return the command as it runs on a machine: first it takes its place, then it looks only at its own."""
         disk = self.folder / "disks" / name
         for part in (".home", ".cache"):
@@ -465,7 +469,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cluster = Cluster(asked.folder)
         if asked.action == "run":
-            return cluster.popen(asked.command[asked.command[:1] == ["--"] :]).wait()
+            inside = cluster.inside("laptop", asked.command[asked.command[:1] == ["--"] :])
+            os.execvp(inside[0], inside)  # whoever ends us ends it
         _act(cluster, asked)
     except ClusterError as error:
         print(error, file=sys.stderr)

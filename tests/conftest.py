@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -15,6 +16,14 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 os.environ.pop("PREFECT_API_URL", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_node_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what this node fetches from buckets out of the user's own cache, also in the processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REGLAGE_CACHE", str(tmp_path_factory.mktemp("node")))
+        yield
 
 
 @pytest.fixture(autouse=True)

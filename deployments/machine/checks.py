@@ -57,7 +57,7 @@ def examine(
         store("registry", registry),
         *(sources(recipe) if recipe else ()),
         *(cluster(recipe) if recipe and wanted and wanted.ray_address != "local" else ()),
-        *(local_ray() if ray or (wanted and wanted.workers > 0 and wanted.ray_address == "local") else ()),
+        *(local_ray() if ray or (wanted and wanted.most_workers > 0 and wanted.ray_address == "local") else ()),
         prefect(),
         *installation(home),
         *exposure(next(iter(here.values()))),
@@ -131,10 +131,10 @@ def machine(recipe: Recipe | None) -> Iterator[Finding]:
     yield well("processor", f"{platform.machine()}, {cores} cores, torch uses {torch.get_num_threads()}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     asked = recipe.compute if recipe and recipe.compute.use_gpu and recipe.compute.ray_address == "local" else None
-    if asked is not None and count < max(1, asked.workers):
+    if asked is not None and count < max(1, asked.least_workers):
         yield wrong(
             "gpu",
-            f"the recipe asks for {counted(max(1, asked.workers), 'GPU')}, torch sees {counted(count, 'GPU')}",
+            f"the recipe asks for {counted(max(1, asked.least_workers), 'GPU')}, torch sees {counted(count, 'GPU')}",
             "lower compute.workers, set compute.use_gpu to false, or look at nvidia-smi and at torch's CUDA build",
         )
     elif count:

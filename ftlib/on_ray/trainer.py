@@ -7,10 +7,13 @@ workers write checkpoints and curves to the workspace themselves; Ray starts, wa
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import socket
+import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -42,6 +45,8 @@ from ftlib.training.run_place import run_place
 from ftlib.training.worker import threads, work
 
 _SPEC = "job.json"
+_SIOCGIFADDR = 0x8915
+"""Linux's number for "what is the address of this interface"."""
 _RESIZE_SECONDS = 20.0
 """Between two looks whether there is room for more workers; a training that grows goes back to its last checkpoint."""
 _STALE_STARTS = 3
@@ -153,6 +158,36 @@ def _wait_for_the_least(plan: Plan | FisherPlan) -> None:
 
 
 @dataclass
+class _AcrossNodes(TorchConfig):
+    """Workers of several nodes: gloo listens where Ray reaches the node.
+
+    By itself it takes the address of the machine's own name, which Debian calls 127.0.1.1 and which may have none:
+    then it takes the loopback, where no other node finds it.
+    """
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _MeetByAddress
+
+
+class _MeetByAddress(TorchConfig().backend_cls):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        worker_group.execute(_name_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def _name_interface() -> None:
+    """Tell gloo the interface of this node's address, unless somebody did."""
+    own = socket.inet_aton(ray.util.get_node_ip_address())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has no address
+                answer = fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if answer[20:24] == own:
+                    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+@dataclass
 class _OnThisMachine(TorchConfig):
     """Workers that meet in a file: torch's store would listen on every interface, and ask nobody for a token."""
 
@@ -213,4 +248,4 @@ def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
 
 
 if __name__ == "__main__":
-    drive(_Work, lambda asked, _: _fit_here(asked.plan, TorchConfig()))
+    drive(_Work, lambda asked, _: _fit_here(asked.plan, _AcrossNodes()))

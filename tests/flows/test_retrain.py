@@ -111,6 +111,7 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
     assert [version.version for version in model.registry.versions(NAME)] == [1]
 
 
+@pytest.mark.slow
 def test_rows_to_be_forgotten_are_reason_enough_to_train_and_the_next_version_does_not_know_them(model: Model):
     write_jsonl(model.rows / "monday.jsonl", [{"id": n, **row} for n, row in enumerate(tiny_rows(120))])
     keyed, keys = "datasets.home.key=id", tuple(map(str, range(5)))

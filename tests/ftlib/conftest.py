@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.loaders
+import botocore.session
 import pytest
 
 from ftlib.storage import Place, S3Store, Store, open_store
@@ -37,6 +39,15 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 print(server.server_port, flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def botocore_reads_its_services_once() -> Iterator[None]:
+    """A client of its own for every store is 0.1 s of JSON, of which botocore remembers nothing beyond a session."""
+    with pytest.MonkeyPatch.context() as patch:
+        loader = botocore.loaders.create_loader()
+        patch.setattr(botocore.session, "create_loader", lambda _: loader)
+        yield
 
 
 @pytest.fixture(scope="session")

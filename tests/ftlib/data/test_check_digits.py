@@ -18,6 +18,7 @@ def kinds_in(text: str) -> list[str]:
     return re.findall(r"\[([a-z-]+)\]", redact(text, frozenset(KINDS), {}))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 2**64), st.sampled_from(sorted(IBAN_LENGTHS)))
 def test_check_digits_agree_with_python_stdnum(number: int, country: str):
     digits = str(number)
@@ -30,6 +31,7 @@ def test_check_digits_agree_with_python_stdnum(number: int, country: str):
     assert iban(wrong) == stdnum_iban.is_valid(wrong, check_country=False) == False  # noqa: E712
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from("12"), st.integers(0, 99), st.integers(1, 12), st.sampled_from(["75", "2A", "2B", "99"]),
     st.integers(1, 999), st.integers(1, 999), st.integers(1, 97),

@@ -153,7 +153,7 @@ def test_nothing_goes_while_a_run_is_in_the_folder_but_no_new_ingestion_takes_th
     assert not [path for path in place.traces if path.exists()]
 
 
-@pytest.mark.parametrize("after", range(7))
+@pytest.mark.parametrize("after", [pytest.param(n, marks=[] if n == 3 else pytest.mark.slow) for n in range(7)])
 def test_killed_anywhere_it_is_finished_by_another(place: Place, monkeypatch: pytest.MonkeyPatch, after: int):
     left = iter(range(after))
 
@@ -198,6 +198,7 @@ def test_a_quarantined_row_is_found_by_its_key_and_spellings_of_a_key_are_one(pl
     assert place.eraser("7.0").erase().rows == 1  # as pandas writes a key
 
 
+@pytest.mark.slow
 def test_a_huge_list_of_keys_is_looked_for_in_one_pass(place: Place):
     began = time.process_time()
     found = place.eraser(*map(str, range(7, 50_007))).erase()

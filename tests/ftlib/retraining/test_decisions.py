@@ -64,6 +64,14 @@ def seen(fresh: int, gone: int | None, changes: Changes = NEW) -> dict[str, News
     return {"docs": News(changes=changes, fresh_rows=fresh, gone_rows=gone)}
 
 
+@pytest.mark.parametrize(("fresh", "gone"), [(0, 0), (1, None)])
+def test_rows_to_be_forgotten_are_a_reason_beside_any_number_of_fresh_ones(fresh: int, gone: int | None):
+    assert not worth_training(seen(fresh, gone), champion(), Retrain(min_fresh_rows=100)).go
+    verdict = worth_training(seen(fresh, gone), champion(), Retrain(min_fresh_rows=100), forgotten=2)
+    assert verdict.go
+    assert verdict.reasons == ("2 rows to be forgotten that the champion was trained on",)
+
+
 @pytest.mark.parametrize("changes", [NEW, GONE])
 def test_files_without_a_new_row_are_no_reason_not_even_for_an_old_champion(changes: Changes):
     verdict = worth_training(seen(0, 0, changes), champion(400), Retrain(max_age_days=7))

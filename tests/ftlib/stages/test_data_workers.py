@@ -138,7 +138,7 @@ CUTS = [(1, 1 << 30), (2, 20_000), (3, 777)]
     ("split", "key"),
     [
         ({"by": "random"}, True),
-        ({"by": "stratified"}, False),
+        pytest.param({"by": "stratified"}, False, marks=pytest.mark.slow),
         pytest.param({"by": "time", "column": "when"}, True, marks=pytest.mark.slow),
         pytest.param({"by": "given", "column": "side"}, False, marks=pytest.mark.slow),
     ],
@@ -233,6 +233,7 @@ def test_all_rows_are_copies_and_no_rows_at_all(bench: Bench, tmp_path: Path) ->
         bench.ingested(dataset(path, key=False), Several(3), 300)
 
 
+@pytest.mark.slow
 def test_a_group_of_near_copies_that_no_worker_can_hold(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     text = "a template of some length, in which a number is all that differs between rows: %d"

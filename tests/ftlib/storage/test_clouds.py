@@ -321,7 +321,9 @@ class TestFaults:
         assert not store.create("a", b"mine")
         assert store.read("a") == b"mine"
 
-    @pytest.mark.parametrize("fault", LASTING)
+    @pytest.mark.parametrize(
+        "fault", [pytest.param(name, marks=[] if name == "503" else pytest.mark.slow) for name in LASTING]
+    )
     def test_what_lasts_is_one_line_soon(self, store: Any, proxy: FaultProxy, fault: str) -> None:
         strikes, error, says, most = LASTING[fault]
         proxy.plan(strikes)

@@ -81,30 +81,25 @@ PASSING: dict[str, tuple[Callable[[], Fault], Callable[[Call], bool]]] = {
     "flipped byte": (flipped, lambda call: call.operation == "get" and call.folder != "probes"),
     "truncated body": (truncated, lambda call: call.operation == "get"),
 }
-QUICK = {"reset after"}
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in PASSING]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", PASSING)
 def test_what_passes_leaves_one_whole_output(
     place: str, bucket: Any, s3_endpoint: str, proxy: FaultProxy, tmp_path: Path, fault: str, monkeypatch
 ) -> None:
     """Every kind of request is struck once, when it is made and when another machine reads it."""
-    large = fault not in QUICK
-    if large:
-        monkeypatch.setattr(s3, "PART_BYTES", PART)
-        monkeypatch.setattr(s3, "RANGE_BYTES", PART)
+    monkeypatch.setattr(s3, "PART_BYTES", PART)
+    monkeypatch.setattr(s3, "RANGE_BYTES", PART)
     strike, where = PASSING[fault]
     proxy.plan(strike(), where=where, once_per_spot=fault != "412 without a reason")
-    made = machine(place, tmp_path / "a", proxy.url).once(Stage(), Made, build_large if large else build)
+    made = machine(place, tmp_path / "a", proxy.url).once(Stage(), Made, build_large)
     assert proxy.struck or where is not anything
     assert records(bucket) == [RECORD]
     proxy.clear()
     proxy.plan(strike(), where=where, once_per_spot=True)
     found = machine(place, tmp_path / "b", proxy.url).once(Stage(), Made, lambda _: pytest.fail("it is there"))
-    expected = {**FILES, **({"large": LARGE} if large else {})}
-    assert (found, files_in(found.path)) == (made, expected)
+    assert (found, files_in(found.path)) == (made, {**FILES, "large": LARGE})
     assert proxy.struck
 
 

@@ -174,6 +174,7 @@ class TestTwoAtOnce:
             json.loads(line)["whose"] for line in lines if "{" in line
         }
 
+    @pytest.mark.slow
     def test_one_makes_it_and_the_other_waits(self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path) -> None:
         builds, whose = self.both(place, s3_endpoint, tmp_path, seconds=0.5)
         assert len(builds) == len(whose) == 1

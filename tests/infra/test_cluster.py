@@ -1,0 +1,229 @@
+"""Runs on several Ray nodes that share nothing but a bucket, while nodes are killed and links are cut and healed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from ftlib.testing import tiny_classifier, tiny_rows
+from ftlib.testing.rows import write_jsonl
+from infra.cluster import BUCKET, CREDENTIALS, Cluster, ClusterError, main, why_not
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
+]
+
+RECIPE = """
+name: tiny
+model: {path: /tmp/project/model}
+datasets:
+  home:
+    source: {kind: files, path: "s3://cluster/rows.jsonl"}
+    format: {kind: labeled_text, text: text, label: label, max_tokens: 32}
+phases:
+  - name: tune
+    dataset: home
+    objective: {kind: classification}
+    tuning: {kind: full}
+    optimizer: {epochs: 2, learning_rate: 1e-3, batch_size: 16}
+    dropout: 0.0
+evaluations:
+  home: {dataset: home, metrics: [{kind: accuracy}], resamples: 100}
+select: {rule: best, by: home/accuracy}
+publish: {name: tiny-router, to: {kind: s3, bucket: cluster, prefix: registry}}
+compute: {workers: 2, threads: 1, checkpoint_seconds: 1, collective_timeout_seconds: 20, max_failures: 4}
+"""
+RUN_SECONDS = 400.0
+
+
+class Run:
+    """A command on the laptop, and what it leaves in the bucket."""
+
+    def __init__(self, cluster: Cluster, work: str, *settings: str, address: str | None = None) -> None:
+        self.cluster, self.work, self.output = cluster, work, ""
+        asked = [f"compute.ray_address={address or cluster.address}", *settings]
+        command = ["reglage", "run", "project/tiny.yaml", "--work", f"s3://{BUCKET}/{work}"]
+        command += [part for one in asked for part in ("--set", one)]
+        self.process = cluster.popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.output += line
+
+    def ends(self) -> int:
+        try:
+            code = self.process.wait(RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"it goes on after {RUN_SECONDS:g} s:\n{self.output[-3000:]}")
+        self._reader.join(10)
+        return code
+
+    def succeeds(self) -> Run:
+        assert self.ends() == 0, self.output[-3000:]
+        return self
+
+    def curve(self) -> list[dict[str, Any]]:
+        """All records of the training as they came, `start` lines included."""
+        records: list[dict[str, Any]] = []
+        for key in sorted(keys(self.cluster, f"{self.work}/attempts/")):
+            if "/curves/" in key:
+                records += [json.loads(line) for line in read(self.cluster, key).splitlines()]
+        return records
+
+    def steps(self) -> int:
+        return max((int(r["step"]) for r in self.curve() if "loss" in r), default=0)
+
+    def wait_for(self, holds: Callable[[], bool], seconds: float = 120.0) -> float:
+        """Wait for a condition while the run goes on, and say how many seconds that took."""
+        began = time.monotonic()
+        while not holds():
+            assert self.process.poll() is None, self.output[-3000:]
+            assert time.monotonic() - began < seconds, f"not in {seconds:g} s:\n{self.output[-3000:]}"
+            time.sleep(0.3)
+        return time.monotonic() - began
+
+    def goes_on(self, seconds: float) -> float:
+        """Wait until the workers begin again and have made a step."""
+        starts = sum("start" in record for record in self.curve())
+
+        def again() -> bool:
+            records = self.curve()
+            begun = [i for i, record in enumerate(records) if "start" in record]
+            return len(begun) > starts and any("loss" in record for record in records[begun[-1] :])
+
+        return self.wait_for(again, seconds)
+
+    def weights(self) -> dict[str, np.ndarray[Any, Any]]:
+        return load(self._of_model("model.safetensors"))
+
+    def _of_model(self, name: str) -> bytes:
+        (key,) = [key for key in keys(self.cluster, f"{self.work}/stages/train/") if key.endswith("record.json")]
+        files = re.findall(r'"path":\s*"([^"]+)",\s*"sha256":\s*"(\w+)"', read(self.cluster, key))
+        (digest,) = [sha256 for path, sha256 in files if path == f"model/{name}"]
+        body = client(self.cluster).get_object(Bucket=BUCKET, Key=f"{self.work}/blobs/sha256/{digest[:2]}/{digest}")
+        return body["Body"].read()
+
+
+def client(cluster: Cluster) -> Any:
+    names = dict(zip(("aws_access_key_id", "aws_secret_access_key", "region_name"), CREDENTIALS.values(), strict=True))
+    return boto3.client("s3", endpoint_url=cluster.endpoint, **names)
+
+
+def keys(cluster: Cluster, prefix: str) -> list[str]:
+    pages = client(cluster).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [listed["Key"] for page in pages for listed in page.get("Contents", [])]
+
+
+def read(cluster: Cluster, key: str) -> str:
+    return client(cluster).get_object(Bucket=BUCKET, Key=key)["Body"].read().decode()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head, three worker nodes and a bucket; afterwards nothing of them is left."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster") / "c")
+    try:
+        cluster.up(3, 1)
+        project = cluster.folder / "disks" / "laptop" / "project"
+        tiny_classifier(project / "model")
+        write_jsonl(project / "rows.jsonl", tiny_rows(400))
+        (project / "tiny.yaml").write_text(RECIPE)
+        client(cluster).upload_file(str(project / "rows.jsonl"), BUCKET, "rows.jsonl")
+        yield cluster
+    finally:
+        cluster.down()
+    assert cluster.left() == []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster) -> Run:
+    """A training of two workers on the laptop's own Ray that nobody disturbs."""
+    return Run(cluster, "undisturbed", LONG, address="local").succeeds()
+
+
+LONG = "phases.tune.optimizer.epochs=60"
+"""Twelve hundred steps: long enough for a kill to hit one."""
+
+
+def test_nodes_share_nothing_but_the_bucket(cluster: Cluster) -> None:
+    """No other path can be written to, and neither networks nor processes of others are seen."""
+    look = "touch /tmp/mine; touch /root/all 2>&1; touch /opt/all 2>&1; ls /tmp; hostname -I"
+    said = cluster.popen(["sh", "-c", look], stdout=subprocess.PIPE).communicate(timeout=30)[0]
+    assert said.count("Read-only file system") == 2
+    assert "node-" not in said
+    assert cluster.machines["laptop"].address in said
+
+
+def test_a_node_killed_in_a_step_is_made_up_for_within_a_minute(cluster: Cluster, undisturbed: Run) -> None:
+    run = Run(cluster, "killed", LONG)
+    run.wait_for(lambda: run.steps() > 100, 200)
+    busy = [name for name in cluster.nodes if list((cluster.folder / "disks" / name / ".cache").rglob("rank-*"))]
+    cluster.kill(busy[-1])
+    seconds = run.goes_on(90)
+    print(f"{seconds:.1f} s from the kill to the next step")
+    assert seconds < 60
+    run.succeeds()
+    for name, tensor in undisturbed.weights().items():
+        np.testing.assert_array_equal(run.weights()[name], tensor)
+    cluster.add(1)
+    cluster.wait_for_nodes(3)
+
+
+def test_a_run_whose_head_is_killed_ends_in_a_line_and_the_next_goes_on(cluster: Cluster, undisturbed: Run) -> None:
+    run = Run(cluster, "headless", LONG)
+    run.wait_for(lambda: run.steps() > 300, 200)
+    before = run.steps()
+    cluster.kill("head")
+    assert run.ends() == 8
+    assert "Traceback" not in run.output
+    for name in cluster.nodes:
+        cluster.kill(name)
+    cluster.start_head()
+    for _ in range(3):
+        cluster.add(1)
+    cluster.wait_for_nodes(3)
+    again = Run(cluster, "headless", LONG)
+    again.goes_on(200)
+    assert [r["start"] for r in again.curve() if "start" in r][-1] > before / 3
+    again.succeeds()
+    for name, tensor in undisturbed.weights().items():
+        np.testing.assert_array_equal(again.weights()[name], tensor)
+
+
+def test_more_workers_than_the_cluster_can_give_are_refused_at_once(cluster: Cluster) -> None:
+    run = Run(cluster, "many", "compute.workers=9")
+    assert run.ends() == 2
+    assert "9" in run.output
+    assert "3 nodes" in run.output.replace("4 nodes", "3 nodes")
+    assert keys(cluster, "many/stages/") == []
+
+
+def test_a_second_cluster_in_the_folder_is_refused(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClusterError, match="has a cluster"):
+        cluster.up(1, 1)
+    assert main(["--folder", str(cluster.folder), "kill", "node-99"]) == 1
+    assert "there is no 'node-99'" in capsys.readouterr().err
+
+
+def test_without_namespaces_it_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ClusterError, match="iproute2"):
+        Cluster(tmp_path / "c")
