@@ -38,7 +38,6 @@ from ftlib.storage.sealed_records import read_record, record_bytes
 from ftlib.storage.trees import Tree, read_tree
 from ftlib.work_collection.needs import (
     DAY,
-    NOW,
     SAFE_SECONDS,
     SHARED_NAMES,
     SHORT_WHILE,
@@ -167,8 +166,8 @@ class BucketCollector:
         runs = self._runs(seen)
         judge = Judge(self.policy, self.contents, runs, 0.0, self._held_since(seen))
         used_by = judge.mark(seen.outputs)
-        for output in seen.outputs.values():
-            self._judge_again(output, seen)
+        for attempt in (output for output in seen.outputs.values() if not output.nonce):
+            attempt.needed_by += [_GOES_ON] if seen.is_made(attempt.key) else []
         condemned = [output for output in seen.outputs.values() if not output.needed_by]
         items = {output.key: self._item(output, used_by.get(output.key, ())) for output in seen.outputs.values()}
         before = self._newest(seen)
@@ -262,6 +261,8 @@ class BucketCollector:
         output.carried_in = {*_CARRIED.findall(json.dumps(tree.artifact))}
         output.nonce, output.blobs = tree.nonce, tuple(file.blob for file in tree.files)
         output.bytes = sum({file.sha256: file.bytes for file in tree.files}.values())
+        if stage == "ingest":  # a record names its files for ever: none of them goes alone
+            output.quarantined = any(file.bytes for file in tree.below("quarantine.jsonl"))
         marks = seen.below(f"used/{stage}/{key}")
         output.marks = tuple(sorted(path.rpartition("/")[2] for path in marks))
         # A mark is made once a day: it was used then, and perhaps until a day later.
@@ -424,21 +425,6 @@ class BucketCollector:
         blobs |= {record.file.blob for name, record in seen.shared.items() if name not in gone}
         texts = (text for key, text in seen.attempts.items() if key not in gone and f"attempts/{key}" not in gone)
         return blobs | {f"blobs/sha256/{digest[:2]}/{digest}" for text in texts for digest in _SHA256.findall(text)}
-
-    def _judge_again(self, output: _Output, seen: Seen) -> None:
-        """Keep an attempt that somebody goes on with, and let an output go whose quarantine's time is over.
-
-        A record in a bucket names its files for ever: one of them does not go alone.
-        """
-        if not output.nonce:
-            output.needed_by += [_GOES_ON] if seen.is_made(output.key) else []
-            return
-        days = self.policy.retention.quarantine
-        rows = seen.trees[output.path].below("quarantine.jsonl") if output.stage == "ingest" else ()
-        over = days is not None and -output.written > max(days * DAY, SAFE_SECONDS)
-        in_use = {*output.needed_by} & {*NOW}
-        if over and any(file.bytes for file in rows) and not in_use and output.needed_by:
-            output.missed_by, output.needed_by = [*output.missed_by, *output.needed_by], []
 
     def _left(self, seen: Seen) -> dict[str, WorkItem]:
         """Return what killed data stages left: files that their calls exchanged, and failures that nobody took.

@@ -31,7 +31,7 @@ _FINGERPRINT = re.compile(r'"fingerprint":\s*"([0-9a-f]{16})"')
 SHARED_NAMES = re.compile(r"(?:outcomes|divergences)/[\w./=+-]+|(?:champions|bases|versions|plans)/[\w.+-]+")
 
 SHORT_WHILE = "whoever used it a short while ago"
-NOW = ("a run that goes on, or waits", SHORT_WHILE)
+_NOW = ("a run that goes on, or waits", SHORT_WHILE)
 """Who needs an output today, whatever its retention."""
 
 
@@ -165,6 +165,8 @@ class Output:
     """Who needs it although its retention is over."""
     written: float = 0.0
     """When its record was written, by the same clock."""
+    quarantined: bool = False
+    """Whether rows are in a quarantine that does not go without it."""
 
     @property
     def path(self) -> str:
@@ -206,8 +208,8 @@ class Judge:
             needs = [*self._needs(output, runs.get(output.key, ()))]
             if self._is_over_due(output):
                 now = (output.used >= self.since, self.now - output.used < SAFE_SECONDS)
-                output.missed_by += [who for who in needs if who not in NOW]
-                needs = [who for who, holds in zip(NOW, now, strict=True) if holds and who in needs]
+                output.missed_by += [who for who in needs if who not in _NOW]
+                needs = [who for who, holds in zip(_NOW, now, strict=True) if holds and who in needs]
             output.needed_by += needs
         waiting = [output for output in outputs.values() if output.needed_by]
         while waiting:
@@ -224,7 +226,7 @@ class Judge:
         """Yield who needs an output, but for those whose records name it."""
         age = self.now - output.used
         if output.used >= self.since:
-            yield NOW[0]
+            yield _NOW[0]
         if not output.made and age > SAFE_SECONDS:
             return  # what a killed collector left, or the lock of what is gone: it counts as absent
         yield from (f"the last run of {name}" for name in runs)
@@ -235,7 +237,9 @@ class Judge:
 
     def _is_over_due(self, output: Output) -> bool:
         """Say whether an output's retention is over, from when it was made."""
-        days = self.policy.retention.days_of(output.path)
+        retention = self.policy.retention
+        both = (retention.days_of(output.path), retention.quarantine if output.quarantined else None)
+        days = min((days for days in both if days is not None), default=None)
         return days is not None and self.now - output.written > days * DAY
 
 
