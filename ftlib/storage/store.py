@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from ftlib.errors import StorageError
 
 
+@runtime_checkable
 class Store(Protocol):
     """Objects under relative paths with `/`. Nothing is cached: another process may have written a moment ago.
 
@@ -83,6 +84,7 @@ class StoredObject(NamedTuple):
     """Seconds since it was written, both by the server's clock."""
 
 
+@runtime_checkable
 class Objects(Protocol):
     """A bucket that others write to, under keys as they come: only read, and as it was listed."""
 

@@ -167,5 +167,6 @@ class Workspace:
         Raises BusyError if it is held and `wait` is false.
         """
         lock = self.root / relative
-        private_folder(lock.parent)
+        with local_errors(lock, elsewhere=ELSEWHERE):
+            private_folder(lock.parent)
         return exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait, waiter=waiter)

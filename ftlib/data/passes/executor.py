@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -14,6 +14,7 @@ PROGRAM_BYTES = 640 << 20
 _LEAST_BYTES = 32 << 20
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Maps a function over the items of a pass."""
 
