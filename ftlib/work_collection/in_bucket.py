@@ -273,7 +273,7 @@ class BucketCollector:
         return output
 
     def _alive(self, seen: Seen) -> dict[str, float]:
-        """Return the claims whose newest beat is young, and for how many seconds each was held."""
+        """Return the claims whose holders live, and for how many seconds each is held: the most if unsure."""
         newest: dict[str, str] = {}
         for path in sorted(seen.below(CLAIMS)):
             newest[path.split("/")[1]] = path
