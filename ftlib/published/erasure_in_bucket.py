@@ -162,6 +162,7 @@ class BucketEraser:
     def _look(
         self, digests: dict[str, str], copy: _Copy, registries: Sequence[RegistryReader], not_known: Sequence[str]
     ) -> _Found:
+        """Return all that there is of the rows: as a folder has it, and what else a bucket and this node have."""
         seen = BucketCollector(self.work).look()
         copy.show(seen)
         as_folder = Eraser(copy.root, self.keys, self.dataset, self.by, self.cache)

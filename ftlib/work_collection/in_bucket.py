@@ -253,9 +253,10 @@ class BucketCollector:
         return {one.key.removeprefix(prefix): _Thing(one.bytes, one.age + self.later) for one in objects}
 
     def _output(self, stage: str, key: str, seen: Seen) -> _Output | None:
+        """Read an output's record, and when it was used last; None if it is gone meanwhile."""
         output = _Output(stage, key, made=True)
         if (tree := read_tree(self.store, output.path)) is None:
-            return None  # gone meanwhile
+            return None
         seen.trees[output.path] = tree
         output.says(json.dumps(tree.artifact))
         output.carried_in = {*_CARRIED.findall(json.dumps(tree.artifact))}

@@ -26,7 +26,7 @@ from ftlib.published.erasure_in_bucket import BucketEraser
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.storage import S3Store, Store, claims
 from ftlib.storage.leases import lease
-from ftlib.testing import write_jsonl
+from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 from ftlib.work_collection import BucketCollector
 from ftlib.workspace import InBucket, Workspace, add, overwrite
 
@@ -243,3 +243,35 @@ def test_the_command_and_what_is_no_work_place(place: Place, monkeypatch: pytest
     monkeypatch.setattr(S3Store, "discard", lambda store, path: False)
     with pytest.raises(StorageError, match="may not be deleted: it needs s3:DeleteObject"):
         place.eraser().erase(delete=True)
+
+
+@pytest.mark.slow
+def test_from_a_run_in_a_bucket_to_a_version_that_does_not_know_the_row(
+    bucket: Any, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    monkeypatch.setenv("REGLAGE_CACHE", str(tmp_path / "node"))
+    from tests.flows.test_work_collected import run  # it loads what trains
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe, work = tiny_recipe(tmp_path), f"s3://{bucket.name}/work"
+    recipe.write_text(recipe.read_text().replace("  home:\n    source", "  home:\n    key: id\n    source"))
+    rows = [{"id": n, **row} for n, row in enumerate(tiny_rows(120))]
+    rows[17]["text"] += f" {SECRET}"
+    write_jsonl(tmp_path / "home.jsonl", rows)
+    first = run(recipe, Workspace(work))
+
+    def holding() -> list[str]:
+        data = {one.key: one.get()["Body"].read() for one in bucket.objects.all()}
+        folders = (tmp_path / "node", tmp_path / "cache")
+        data |= {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+        return [path for path, text in data.items() if SECRET.encode() in _plain(text)]
+
+    assert holding()
+    asked = ["forget", "--key", "17", "--dataset", "home", "--work", work, "--delete", "--json"]
+    answer = CliRunner().invoke(main, asked)
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["acted"]
+    assert holding() == []
+    assert run(recipe, Workspace(work)) == first + 1  # the source still has it
+    assert holding() == []
