@@ -58,6 +58,8 @@ LEASE_SECONDS = DAY
 """The same of a lease, whose signs come once a minute."""
 BLOB_SECONDS = DAY
 """For how long a blob is watched as garbage."""
+SECONDS_BETWEEN_LOOKS = 10.0
+"""While blobs are deleted, which may take hours: a run that begins meanwhile comes to need what nothing needed."""
 KEPT_RUNS = 3
 """Of the collector's own records."""
 
@@ -444,13 +446,18 @@ class BucketCollector:
             raise BusyError(f"{self.store.uri}: another collector made run {number} meanwhile; no blob was deleted")
 
     def _sweep_blobs(self, ripe: list[str]) -> list[str]:
-        """Delete blobs that were watched for long enough, unless something has come to need them since."""
-        if not ripe:
-            return []
-        needed = self._needed_blobs(self._look(), set())
-        deleted: list[str] = []
+        """Delete blobs that were watched for long enough, unless something has come to need them since.
+
+        Leases are read before the records: an uploader has one until its record can be seen. One that is faster than
+        the time between two looks, and found a blob just before it goes, looks again after its record.
+        """
+        looked, needed, deleted = float("-inf"), set[str](), list[str]()
         for path in ripe:
-            if path not in needed and path not in self._leased():
+            leased = self._leased()
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                needed = self._needed_blobs(self._look(), set())
+                looked = time.monotonic()
+            if path not in needed and path not in leased:
                 self._discard([path])
                 deleted.append(path)
         return deleted
