@@ -258,6 +258,7 @@ class BucketCollector:
         return output
 
     def _alive(self, seen: _Seen) -> dict[str, float]:
+        """Return the claims that give signs of life, and for how many seconds each has been held."""
         newest: dict[str, str] = {}
         for path in sorted(seen.below(CLAIMS)):
             newest[path.split("/")[1]] = path
