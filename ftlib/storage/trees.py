@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -110,29 +110,41 @@ def tree_of(folder: Path, artifact: dict[str, Any]) -> Tree:
 def create_tree(store: Store, key: str, folder: Path, tree: Tree) -> Tree:
     """Upload a folder's files, create the tree's record, and return the one that is there: ours, or the first's.
 
-    Blobs that are there already are not sent again, and are leased meanwhile: no collector takes them. Raises
-    StorageError, or TransientError once retries have not helped; nothing can be seen then.
+    Blobs that are there already are not sent again, and are leased meanwhile: no collector takes them. One that had
+    read the leases just before may: so those are looked at once more after the record, which it reads, too. Raises
+    StorageError, or TransientError once retries have not helped; nothing can be seen then, or what is seen is whole.
     """
     with lease(store, tuple(sorted({file.blob for file in tree.files}))) as renew:
-        upload_blobs(store, folder, tree, renew)
+        there = upload_blobs(store, folder, tree.files, renew)
         store.create(record_path(key), record_bytes(tree))
+        upload_blobs(store, folder, there, renew)
         stored = read_tree(store, key)
     if stored is None:
         raise TransientError(f"{store.uri}/{record_path(key)} was written and is not shown; run again")
     return stored
 
 
-def upload_blobs(store: Store, folder: Path, tree: Tree, moved: Callable[[], None]) -> None:
-    """Store the blobs that are not there yet, a few at once; each is hashed again in the pass that sends it."""
-    once = {file.sha256: file for file in tree.files}
+def upload_blobs(
+    store: Store, folder: Path, files: Iterable[TreeFile], moved: Callable[[], None]
+) -> tuple[TreeFile, ...]:
+    """Store the blobs that are not there yet, a few at once, and return the files whose blobs were.
+
+    Each is hashed again in the pass that sends it.
+    """
+    once = {file.sha256: file for file in files}
     total, done = sum(file.bytes for file in once.values()), 0
 
-    def put(file: TreeFile) -> None:
-        if store.size(file.blob) != file.bytes:
-            store.put_file(folder / file.path, file.blob, file.sha256)
+    def is_there(file: TreeFile) -> bool:
+        if store.size(file.blob) == file.bytes:
+            return True
+        store.put_file(folder / file.path, file.blob, file.sha256)
+        return False
 
+    there: list[TreeFile] = []
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        for file, _ in zip(once.values(), pool.map(put, once.values()), strict=True):
+        for file, already in zip(once.values(), pool.map(is_there, once.values()), strict=True):
+            there += [file] if already else []
             done += file.bytes
             emit("upload", done, total, "bytes")
             moved()
+    return tuple(there)

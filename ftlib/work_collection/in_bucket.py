@@ -61,6 +61,8 @@ LEASE_SECONDS = DAY
 """The same of a lease, whose signs come once a minute."""
 BLOB_SECONDS = DAY
 """For how long a blob is watched as garbage."""
+SECONDS_BETWEEN_LOOKS = 10.0
+"""While blobs are deleted, which may take hours: a run that begins meanwhile comes to need what nothing needed."""
 KEPT_RUNS = 3
 """Of the collector's own records."""
 
@@ -475,15 +477,21 @@ class BucketCollector:
             raise BusyError(f"{self.store.uri}: another collector made run {number} meanwhile; no blob was deleted")
 
     def _sweep_watched(self, ripe: list[str], seen: Seen) -> list[str]:
-        """Delete what was watched for long enough, unless something has come to need it since."""
-        if not ripe:
-            return []
-        now = self.look()
-        needed, left = self.needed_blobs(now, set()), self._left(now)
-        deleted: list[str] = []
+        """Delete what was watched for long enough, unless something has come to need it since.
+
+        Leases are read before the records: an uploader has one until its record can be seen. One that is faster than
+        the time between two looks, and found a blob just before it goes, looks again after its record.
+        """
+        looked, now, deleted = float("-inf"), seen, list[str]()
+        needed, left = set[str](), set[str]()
         for path in ripe:
+            leased = self._leased()
+            if time.monotonic() - looked > SECONDS_BETWEEN_LOOKS:
+                now = self.look()
+                needed, left = self.needed_blobs(now, set()), {*self._left(now)}
+                looked = time.monotonic()
             if path.startswith("blobs/"):
-                spared = path in needed or path in self._leased()
+                spared = path in needed or path in leased
             elif path.startswith("attempts/"):
                 key = path.split("/")[1]
                 spared = now.is_made(key) or now.below(path).keys() != seen.below(path).keys()

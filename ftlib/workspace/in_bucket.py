@@ -210,8 +210,9 @@ class InBucket(Workspace):
             file = TreeFile(path=path.name, sha256=file_digest(path), bytes=path.stat().st_size)
         record = SharedFile(file=file, nonce=uuid.uuid4().hex)
         with lease(self.store, (file.blob,)) as renew:
-            upload_blobs(self.store, path.parent, tree_of_files(file), renew)
+            there = upload_blobs(self.store, path.parent, (file,), renew)
             self.store.create(f"shared/{_posix(relative)}.json", record_bytes(record))
+            upload_blobs(self.store, path.parent, there, renew)  # a collector may have read the leases just before
         self.view.adopt_file(path, file)
 
     @override
@@ -287,11 +288,6 @@ class InBucket(Workspace):
             if relative.parts[0] == "carried" or (relative.parts[0] == "stages" and "." not in relative.parts[2]):
                 return f"{self.store.uri}/{relative.as_posix()}"
         return None
-
-
-def tree_of_files(*files: TreeFile) -> Tree:
-    """Return files as a tree, to upload them."""
-    return Tree(files=files, nonce="", who="", at="")
 
 
 def _posix(relative: str | Path) -> str:

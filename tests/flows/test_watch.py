@@ -138,7 +138,7 @@ def test_news_that_the_server_did_not_take_are_told_by_the_next_look_as_the_same
         raise SystemExit(9)
 
     with monkeypatch.context() as dying:
-        dying.setattr(module, "write_durably", killed)
+        dying.setattr(module, "overwrite", killed)
         with pytest.raises(SystemExit):
             look()
     look()

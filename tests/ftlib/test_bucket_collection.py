@@ -14,6 +14,7 @@ from ftlib.artifacts import Artifact
 from ftlib.errors import BusyError, StorageError
 from ftlib.fingerprint import Job
 from ftlib.storage import S3Store, claims
+from ftlib.storage.trees import blob_path
 from ftlib.work_collection import DAY, BucketCollector, Retention, WorkCollected, WorkPolicy, in_bucket, needs
 from ftlib.workspace import InBucket, Workspace, add, overwrite
 
@@ -93,6 +94,58 @@ def test_records_go_first_and_blobs_that_nothing_names_by_later_runs(machine: Ca
     assert other.find(Stage(name="above"), Made)
     assert below.local(Path("same")).read_text() == "of all"
     assert other.once(lost, Made, build("again")).local(Path("own")).read_text() == "again"
+
+
+def test_a_blob_that_a_collector_deletes_as_it_is_found_is_uploaded_again(
+    machine: Callable[[str], InBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector had read the leases before, and deletes between our look and our record."""
+    machine("one").once(Stage(name="first"), Made, build("first"))
+    create = S3Store.create
+
+    def after_a_collector(store: S3Store, path: str, data: bytes) -> bool:
+        if path.startswith(("stages/", "shared/")):
+            assert store.discard(blob_path(hashlib.sha256(b"of all").hexdigest()))
+        return create(store, path, data)
+
+    monkeypatch.setattr(S3Store, "create", after_a_collector)
+    work = machine("two")
+    work.once(Stage(name="second"), Made, build("second"))
+    made = machine("three").find(Stage(name="second"), Made)
+    assert made
+    assert made.local(Path("same")).read_text() == "of all"
+    work = machine("two")
+    table = work.root / "outcomes" / "table"
+    table.parent.mkdir()
+    table.write_text("of all")
+    work.share("outcomes/table")
+    assert machine("four").shared("outcomes/table").read_text() == "of all"
+
+
+def test_a_run_that_begins_while_blobs_are_deleted_keeps_what_it_found(
+    machine: Callable[[str], InBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector has read the records, and deletes one blob after the other; a whole run passes meanwhile."""
+    monkeypatch.setattr(in_bucket, "SECONDS_BETWEEN_LOOKS", 0.0)
+    work = machine("one")
+    work.once(Stage(name="first"), Made, build("first"))
+    work.forget(Stage(name="first"))
+    collected(work, 0.0)
+    collected(work, 6.0)
+    discard = S3Store.discard
+
+    def then_a_run(store: S3Store, path: str) -> bool:
+        answer = discard(store, path)
+        if path.startswith("blobs/"):
+            monkeypatch.setattr(S3Store, "discard", discard)
+            machine("two").once(Stage(name="second"), Made, build("first"))
+        return answer
+
+    monkeypatch.setattr(S3Store, "discard", then_a_run)
+    collected(work, 12.0)
+    found = machine("three").find(Stage(name="second"), Made)
+    assert found
+    assert {name: found.local(Path(name)).read_text() for name in ("own", "same")} == {"own": "first", "same": "of all"}
 
 
 def test_what_goes_on_is_kept_and_a_role_that_may_not_delete_is_told_so(

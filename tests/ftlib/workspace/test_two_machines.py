@@ -17,6 +17,7 @@ REGISTRY = "publish.to={{kind: s3, bucket: {0}, prefix: registry}}"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_one_machine_did_the_other_finds_and_goes_on_with(bucket: Any, s3_endpoint: str, tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     place = f"s3://{bucket.name}/work"
@@ -40,12 +41,8 @@ def test_what_one_machine_did_the_other_finds_and_goes_on_with(bucket: Any, s3_e
     assert again["all_done_before"]
     assert again["results"] == first["results"]
     assert again["version"]["version"] == first["version"]["version"] == 1
-    changed = reglage("two", "run", str(recipe), *to, "--set", "phases.tune.optimizer.epochs=2")
-    made = [step["stage"] for step in changed["steps"] if not step["done_before"]]
-    assert made[0] == "train tune"
     promoted = reglage("one", "retrain", str(recipe), *to)
     assert promoted["outcome"] == "promoted"
-    assert reglage("two", "retrain", str(recipe), *to)["outcome"] == "skipped"
     listed = reglage("two", "work", "list")
     assert listed["folder"] == place
     assert any(item["runs"] == ["tiny"] for item in listed["kept"])
