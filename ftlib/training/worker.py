@@ -183,7 +183,7 @@ def outcome(plan: GroupPlan, folder: Path | None = None) -> dict[str, float | in
     if place.is_shared:
         return facts
     assert folder is not None, "a run in a bucket is brought into a folder"
-    place.take(facts["files"], folder)
+    place.take(facts["files"], folder, RESULT)
     return facts["facts"]
 
 

@@ -186,8 +186,9 @@ class InBucket(Workspace):
     @override
     def shared(self, relative: str | Path) -> Path:
         path = self.root / relative
-        if not path.exists() and (record := read_record(self.store, f"shared/{_posix(relative)}.json", SharedFile)):
-            return self.view.file(_posix(relative), record.file)
+        told = f"shared/{_posix(relative)}.json"
+        if not path.exists() and (record := read_record(self.store, told, SharedFile)):
+            return self.view.file(_posix(relative), record.file, told)
         return path
 
     @override
