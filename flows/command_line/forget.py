@@ -10,15 +10,15 @@ from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.lineage import spellings
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import table
-from ftlib.errors import RecipeError, ReglageError, StorageError, first_line
+from ftlib.errors import RecipeError, ReglageError, first_line
 from ftlib.published.erasure import Eraser, Erasure, check_done
+from ftlib.published.erasure_in_bucket import BucketEraser
 from ftlib.published.work_roots import registries_of
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
-from ftlib.storage.place import is_remote
 from ftlib.wording import counted
-from ftlib.workspace import Workspace, user_cache
+from ftlib.workspace import InBucket, Workspace, user_cache
 
 
 @click.command()
@@ -60,7 +60,7 @@ def forget(
     work: str,
     as_json: bool,
 ) -> None:
-    """Forget rows: clear what the work folder and the user's cache keep of them, and never ingest them again.
+    """Forget rows: clear what the work place and the user's cache keep of them, and never ingest them again.
 
     Shows what it would clear, and which versions learnt the rows; --delete acts, and writes a certificate. A model that
     was trained on a row may still know it: --retrain starts a training without it. Run it again after it was killed.
@@ -68,11 +68,13 @@ def forget(
     if recipe is not None and not delete:
         raise click.UsageError("--retrain trains without the rows, which only --delete takes out; give both")
     asked = (*spellings((*keys, *(_lines(file) if file else ()))),)
-    if is_remote(work):
-        raise StorageError(f"--work: {work} is in a bucket, and only a folder can be searched; forget its rows by hand")
-    root = Path(work).absolute()
-    readers, unknown = _registries(root, registry_uri, endpoint_url)
-    eraser = Eraser(root, asked, dataset, by or _user(), user_cache())
+    place = Workspace(work)
+    readers, unknown = _registries(place, registry_uri, endpoint_url)
+    who = by or _user()
+    if isinstance(place, InBucket):
+        eraser = BucketEraser(place, asked, dataset, who, user_cache())
+    else:
+        eraser = Eraser(place.root, asked, dataset, who, user_cache())
     erasure = eraser.erase(readers, delete=delete, not_known=unknown)
     record = {**erasure.model_dump(mode="json"), "remaining": erasure.remaining}
     emit(lambda: _print(erasure), record, as_json)
@@ -95,9 +97,9 @@ def _lines(file: Path) -> Iterable[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _registries(root: Path, uri: str | None, endpoint_url: str | None) -> tuple[list[RegistryReader], list[str]]:
+def _registries(work: Workspace, uri: str | None, endpoint_url: str | None) -> tuple[list[RegistryReader], list[str]]:
     """Open the registries that know versions; of one that cannot be read, say so."""
-    places = {place: None for place in registries_of(Workspace(root))} | ({(uri, endpoint_url): None} if uri else {})
+    places = {place: None for place in registries_of(work)} | ({(uri, endpoint_url): None} if uri else {})
     readers: list[RegistryReader] = []
     unknown: list[str] = []
     for place, endpoint in places:

@@ -35,17 +35,17 @@ from ftlib.registry.reading import RegistryReader
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.wording import counted, some
 from ftlib.work_collection import CACHED, SHARED, alone_in, discard, size_of
-from ftlib.workspace import RECORD, Workspace, exclusive, read_record, write_durably
+from ftlib.workspace import RECORD, Workspace, add, exclusive, read_record
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = Literal["snapshot", "rows", "table", "page or log", "cached version", "half-made"]
-_ROWS_BEFORE_RECORD = ("ingest", "preprocess", "quote", "answer", "revise", "score")
+ROWS_BEFORE_RECORD = ("ingest", "preprocess", "quote", "answer", "revise", "score")
 """Stages whose killed attempts may hold rows in no form that can be searched."""
 _WEIGHTS = frozenset((".safetensors", ".bin", ".pt", ".pth", ".npy", ".distcp", ".lock", ".keys"))
 """Files that quote no row."""
-_WHOLE = ("champions", "bases", "versions", "plans")
+WHOLE = ("champions", "bases", "versions", "plans")
 _ID = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 _QUOTE = 24
 """Letters in a row of a text by which a page that quotes it is found; a shorter text is found by its row's id alone."""
@@ -79,6 +79,8 @@ class Erasure(Config):
     """Versions that the rows went into."""
     not_known: tuple[str, ...] = ()
     """Versions, or registries, that could not be asked, each with the reason."""
+    unreached: tuple[str, ...] = ()
+    """Where else the rows may lie, which nobody can reach from here, each with the remedy."""
     certificate: str | None = None
 
     @property
@@ -88,6 +90,7 @@ class Erasure(Config):
         return [
             *(f"version {name}: its weights may know the row, and its row index has its digest" for name in versions),
             *self.not_known,
+            *self.unreached,
             "sources: delete the row there, too; ingestion leaves it out meanwhile",
             "checkpoints that were trained on it, until `reglage work gc` collects them: they hold no row, but may "
             "know one",
@@ -96,7 +99,7 @@ class Erasure(Config):
 
 
 @dataclass
-class _Search:
+class Search:
     """What a trace is known by."""
 
     rows: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict[str, set[str]](set))
@@ -109,9 +112,14 @@ class _Search:
         """Return the ids of all the rows; it is asked for once all snapshots are read."""
         return {row for rows in self.rows.values() for row in rows}
 
+    @staticmethod
+    def reads(path: str) -> bool:
+        """Say whether a file of this name can hold a trace: weights quote no row."""
+        return Path(path).suffix not in _WEIGHTS
+
     def holds(self, path: Path) -> bool:
         """Say whether a file has a trace. One that is gone meanwhile, or can be no table, has none."""
-        if path.suffix in _WEIGHTS:
+        if not self.reads(path.name):
             return False
         try:
             if path.suffix == ".parquet":
@@ -120,7 +128,7 @@ class _Search:
                 return self._in_arrow(path)
             if path.suffix == ".rows":
                 return bool(self.ids) and bool(self._indexed(path))
-            return self._in_text(path.read_bytes())
+            return self.in_text(path.read_bytes())
         except FileNotFoundError:
             return False
 
@@ -131,7 +139,7 @@ class _Search:
         try:
             table = parquet.ParquetFile(path)
         except pa.ArrowException:
-            return self._in_text(path.read_bytes())
+            return self.in_text(path.read_bytes())
         name = _id_column(table.schema_arrow)
         if name is None:
             return False
@@ -159,7 +167,8 @@ class _Search:
     def _indexed(self, path: Path) -> bool:
         return bool(path.stat().st_size) and bool(contains(read_row_index(path), packed(sorted(self.ids))).any())
 
-    def _in_text(self, data: bytes) -> bool:
+    def in_text(self, data: bytes) -> bool:
+        """Say whether a text has a row's id, or part of its text."""
         if any(match[0].decode() in self.ids for match in _ID.finditer(data)):
             return True
         if len(self.quotes) <= 64:
@@ -205,39 +214,27 @@ class Eraser:
         """
         if not (self.root / "stages").is_dir():
             raise StorageError(f"{self.root} is no work folder: it has no stages/; give the one that runs were given")
-        digests = self._digests()
+        digests = digests_of(self.keys)
         if not delete:
-            return self._look(digests, registries, not_known)[0]
+            return self.look(digests, registries, not_known)[0]
         with exclusive(self.root / FOLDER / "forget.lock", wait=False):
-            found, search = self._look(digests, registries, not_known)
-            request = ForgetRequest(
-                keys={key: tuple(sorted(search.rows.get(key, ()))) for key in sorted(digests)}, dataset=self.dataset,
-                at=self.clock().isoformat(timespec="seconds"), by=self.by,
-            )  # fmt: skip
+            found, search = self.look(digests, registries, not_known)
+            request = request_of(digests, search, self.dataset, self.by, self.clock())
             write_request(Workspace(self.root), request)
             with local_errors(self.root), alone_in(self.root) as users:
                 if users:
                     return found.model_copy(update={"in_use": users})
                 # Who was in the folder while we looked may have written since, and nobody can any more.
-                again, _ = self._look(digests, registries, not_known)
+                again, _ = self.look(digests, registries, not_known)
                 self._clear(again.traces)
-            return self._certify(again.model_copy(update={"acted": True, "absent": found.absent}), request)
+            done = again.model_copy(update={"acted": True, "absent": found.absent})
+            return certify(Workspace(self.root), done, request, self.by, self.clock())
 
-    def _digests(self) -> dict[str, str]:
-        digests: dict[str, str] = {}
-        for key in self.keys:
-            if (one := digest_of_key(key)) is None:
-                raise RecipeError(f"{key!r} is no key: allowed are texts and whole numbers; give a row's own key")
-            digests[one] = key
-        if not digests:
-            raise RecipeError("no key to forget: give --key VALUE, or --keys FILE with one a line")
-        return digests
-
-    def _look(
+    def look(
         self, digests: Mapping[str, str], registries: Sequence[RegistryReader], not_known: Sequence[str]
-    ) -> tuple[Erasure, _Search]:
-        """Return all that is there of the rows, in the order in which it is deleted."""
-        search = _Search()
+    ) -> tuple[Erasure, Search]:
+        """Return all that is there of the rows, in the order in which it is deleted, and what it was found by."""
+        search = Search()
         asked = digests.keys()
         earlier = [one for one in read_requests(Workspace(self.root)) if self._meant(one.dataset)]
         for one in earlier:
@@ -263,7 +260,7 @@ class Eraser:
     def _meant(self, dataset: str | None) -> bool:
         return self.dataset is None or dataset is None or dataset == self.dataset
 
-    def _snapshots(self, asked: Mapping[str, str], search: _Search) -> tuple[set[str], list[Trace]]:
+    def _snapshots(self, asked: Mapping[str, str], search: Search) -> tuple[set[str], list[Trace]]:
         """Read every snapshot's keys; return which keys there are, and the snapshots with such a row."""
         seen: set[str] = set()
         traces: list[Trace] = []
@@ -333,16 +330,16 @@ class Eraser:
             if folder.is_dir() and not folder.suffix:
                 yield folder
 
-    def _outputs(self, search: _Search) -> Iterator[Trace]:
+    def _outputs(self, search: Search) -> Iterator[Trace]:
         """Yield the stages' outputs with a trace, but for snapshots, and attempts that may hold one."""
         for folder in self._folders():
             if folder.parent.name != "ingest" and any(map(search.holds, _files(folder))):
                 yield self._trace(folder, "rows")
-        for stage in _ROWS_BEFORE_RECORD:
+        for stage in ROWS_BEFORE_RECORD:
             for folder in sorted((self.root / "stages" / stage).glob("*.work")):
                 yield self._trace(folder, "half-made")
 
-    def _below_runs(self, search: _Search) -> Iterator[Trace]:
+    def _below_runs(self, search: Search) -> Iterator[Trace]:
         for path in _files(self.root / "runs"):
             if path.suffix != ".lock" and search.holds(path):
                 yield self._trace(path, "page or log")
@@ -351,14 +348,14 @@ class Eraser:
                 if search.holds(path):
                     yield self._trace(path, "page or log")
 
-    def _shared(self, search: _Search) -> Iterator[Trace]:
+    def _shared(self, search: Search) -> Iterator[Trace]:
         for name in SHARED:
-            for path in sorted((self.root / name).glob("*")) if name in _WHOLE else _files(self.root / name):
-                whole = name in _WHOLE
+            for path in sorted((self.root / name).glob("*")) if name in WHOLE else _files(self.root / name):
+                whole = name in WHOLE
                 if any(map(search.holds, _files(path) if path.is_dir() else [path])):
                     yield self._trace(path, "cached version" if whole else "table")
 
-    def _cached(self, search: _Search) -> Iterator[Trace]:
+    def _cached(self, search: Search) -> Iterator[Trace]:
         if self.cache is None:
             return
         for path in sorted(path for name in CACHED for path in (self.cache / name).glob("*")):
@@ -414,25 +411,44 @@ class Eraser:
             elif path.exists():
                 discard(path)
 
-    def _certify(self, erasure: Erasure, request: ForgetRequest) -> Erasure:
-        """Write what was cleared, when, by whom, and what could not be. It names no key, only its digest."""
-        at = self.clock()
-        path = self.root / FOLDER / "certificates" / f"{at:%Y%m%dT%H%M%S%f}-{request.name}"
-        certified = erasure.model_copy(update={"certificate": str(path), "absent": ()})
-        record = {
-            "at": at.isoformat(timespec="seconds"),
-            "by": self.by,
-            "keys": list(request.keys),
-            "keys_are": "blake2b of the key, keyed with 'reglage forget', 16 bytes",
-            "dataset": self.dataset,
-            "keys_without_a_row_here": len(erasure.absent),
-            "rows": erasure.rows,
-            "cleared": [trace.model_dump(mode="json") for trace in erasure.traces],
-            "learnt_by": sorted({one.version for one in erasure.learnt}),
-            "not_cleared": certified.remaining,
-        }
-        write_durably(path, json.dumps(record, indent=1).encode())
-        return erasure.model_copy(update={"certificate": str(path)})
+
+def digests_of(keys: Iterable[str]) -> dict[str, str]:
+    """Return keys by the digests that stand for them. Raises RecipeError where there is none, or for what is no key."""
+    digests: dict[str, str] = {}
+    for key in keys:
+        if (one := digest_of_key(key)) is None:
+            raise RecipeError(f"{key!r} is no key: allowed are texts and whole numbers; give a row's own key")
+        digests[one] = key
+    if not digests:
+        raise RecipeError("no key to forget: give --key VALUE, or --keys FILE with one a line")
+    return digests
+
+
+def request_of(digests: Iterable[str], search: Search, dataset: str | None, by: str, at: datetime) -> ForgetRequest:
+    """Return what ingestion is asked from now on."""
+    return ForgetRequest(
+        keys={key: tuple(sorted(search.rows.get(key, ()))) for key in sorted(digests)}, dataset=dataset,
+        at=at.isoformat(timespec="seconds"), by=by,
+    )  # fmt: skip
+
+
+def certify(work: Workspace, erasure: Erasure, request: ForgetRequest, by: str, at: datetime) -> Erasure:
+    """Write what was cleared, when, by whom, and what could not be. It names no key, only its digest."""
+    record = {
+        "at": at.isoformat(timespec="seconds"),
+        "by": by,
+        "keys": list(request.keys),
+        "keys_are": "blake2b of the key, keyed with 'reglage forget', 16 bytes",
+        "dataset": request.dataset,
+        "keys_without_a_row_here": len(erasure.absent),
+        "rows": erasure.rows,
+        "cleared": [trace.model_dump(mode="json") for trace in erasure.traces],
+        "learnt_by": sorted({one.version for one in erasure.learnt}),
+        "not_cleared": erasure.remaining,
+    }
+    path = f"{FOLDER}/certificates/{at:%Y%m%dT%H%M%S%f}-{request.name}"
+    local = add(work, path, json.dumps(record, indent=1).encode())
+    return erasure.model_copy(update={"certificate": str(local)})
 
 
 def check_done(erasure: Erasure) -> None:

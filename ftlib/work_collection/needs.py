@@ -165,6 +165,8 @@ class Output:
     """Who needs it although its retention is over."""
     written: float = 0.0
     """When its record was written, by the same clock."""
+    quarantined: bool = False
+    """Whether rows are in a quarantine that does not go without it."""
 
     @property
     def path(self) -> str:
@@ -235,7 +237,9 @@ class Judge:
 
     def _is_over_due(self, output: Output) -> bool:
         """Say whether an output's retention is over, from when it was made."""
-        days = self.policy.retention.days_of(output.path)
+        retention = self.policy.retention
+        both = (retention.days_of(output.path), retention.quarantine if output.quarantined else None)
+        days = min((days for days in both if days is not None), default=None)
         return days is not None and self.now - output.written > days * DAY
 
 

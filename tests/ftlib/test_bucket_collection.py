@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from ftlib.artifacts import Artifact
 from ftlib.errors import BusyError, StorageError
 from ftlib.fingerprint import Job
 from ftlib.storage import S3Store, claims
-from ftlib.work_collection import DAY, BucketCollector, WorkCollected, WorkPolicy
+from ftlib.work_collection import DAY, BucketCollector, Retention, WorkCollected, WorkPolicy, in_bucket, needs
 from ftlib.workspace import InBucket, Workspace, add, overwrite
 
 
@@ -123,3 +124,124 @@ def test_of_two_machines_one_holds_and_one_that_died_holding_is_taken_over(
     monkeypatch.setattr(claims, "PATIENCE", 1e9)  # of this node: its lock is free
     with two.hold("runs/tiny", wait=False):
         pass
+
+
+def left_by_the_dead(work: InBucket) -> tuple[str, str]:
+    """Leave what killed runs leave; return the attempt, and a blob that only its result names."""
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    blob = f"blobs/sha256/{sha256[:2]}/{sha256}"
+    for path, data in {
+        blob: b"weights",
+        "attempts/00000000000000aa/curves/00000001.jsonl": b"{}",
+        "attempts/00000000000000aa/checkpoints/step-00000001/manifest.json": b"{}",
+        "attempts/00000000000000aa/result.json": json.dumps({"files": {"model/a": [sha256, 7]}}).encode(),
+        "exchange/0123/rows-1": b"rows",
+        "jobs/ingest-00aa.failed": b"{}",
+    }.items():
+        work.store.write(path, data)
+    return "attempts/00000000000000aa", blob
+
+
+def test_what_the_dead_left_goes_in_two_phases_and_what_its_result_names_after_it(
+    machine: Callable[[str], InBucket], tmp_path: Path
+) -> None:
+    work = machine("one")
+    work.settle()
+    attempt, blob = left_by_the_dead(work)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own").write_text("own")
+    carried = work.carry(tmp_path / "model").rpartition("/work/")[2]
+    for path in ("forgotten/aa.json", "pins/aa.json", "listings/aa.json"):
+        add(work, path, path.encode())
+    left = {attempt, "exchange/0123", "jobs/ingest-00aa.failed"}
+    assert paths(collected(work, 1.0, keep_days=14.0)) == set()  # the attempt may be resumed, the rest is watched
+    first = collected(work, 20.0)
+    assert paths(first) == {carried, "listings/aa.json"}
+    assert {item.path for item in first.watched} >= left
+    assert blob not in {item.path for item in first.watched}
+    collected(work, 20.5)
+    assert paths(collected(work, 21.5)) >= left
+    assert not [path for path in BucketCollector(work).look().things if path.startswith(("attempts/", "exchange/"))]
+    assert work.store.size(blob) == 7
+    for days in (23.0, 25.0, 27.0):
+        collected(work, days)
+    assert work.store.size(blob) is None
+    assert (work.names("forgotten"), work.names("pins"), work.names("listings")) == (["aa.json"], ["aa.json"], [])
+
+
+@pytest.mark.slow
+def test_an_attempt_that_somebody_goes_on_with_is_kept_however_old_it_is(
+    machine: Callable[[str], InBucket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = machine("one")
+    for module in (in_bucket, needs):
+        monkeypatch.setattr(module, "SAFE_SECONDS", 0.0)
+    monkeypatch.setattr(in_bucket, "BLOB_SECONDS", 0.0)
+    work.settle()
+    attempt, blob = left_by_the_dead(work)
+    with work.hold("fisher-00000000000000aa", wait=False):  # its claim bears its own stage's name
+        for _ in range(3):
+            found = collected(work, 0.0)
+            assert {item.path: item.needed_by for item in found.kept}[attempt][-1] == "a run goes on"
+    assert work.store.size(blob) == 7
+    watched, walk = BucketCollector.look, []
+
+    def comes_back(collector: BucketCollector) -> in_bucket.Seen:
+        """Between the two looks of one run somebody goes on with it."""
+        seen = watched(collector)
+        walk.append(seen)
+        if len(walk) == 2:
+            seen.alive["fisher-00000000000000aa"] = 1.0
+        return seen
+
+    monkeypatch.setattr(in_bucket, "ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(BucketCollector, "look", comes_back)
+    assert attempt not in paths(collected(work, 1.0))
+    assert work.store.size(f"{attempt}/result.json")
+
+
+@pytest.mark.slow
+def test_retention_ends_what_the_last_run_and_a_champion_need(machine: Callable[[str], InBucket]) -> None:
+    work = machine("one")
+
+    class Read(Stage):
+        stage: ClassVar[str] = "ingest"
+
+    class Split(Stage):
+        stage: ClassVar[str] = "preprocess"
+
+    def rows(folder: Path) -> Made:
+        (folder / "quarantine.jsonl").write_text("{}")
+        return Made()
+
+    made = [work.once(kind(name="x"), Made, rows) for kind in (Read, Split)]
+    overwrite(
+        work, "runs/tiny/run.json", json.dumps({"steps": [{"fingerprint": one.fingerprint} for one in made]}).encode()
+    )
+    overwrite(work, "runs/tiny/run.log", b"a row")
+    overwrite(work, "runs/tiny/report.html", b"a row")
+    add(work, "outcomes/aa.parquet", b"a row")
+    (ingest, split) = (f"stages/{one.uri.partition('/stages/')[2]}" for one in made)
+
+    def over(*words: str, days: float = 40.0) -> WorkCollected:
+        policy = WorkPolicy(keep_days=99.0, retention=Retention.parse(words))
+        return BucketCollector(work, policy, later=days * DAY).collect()
+
+    gone = {
+        "snapshots=30": {ingest},
+        "prepared=30": {split},
+        "quarantine=30": {ingest},
+        "outcomes=30": {"outcomes/aa.parquet"},
+    }
+    gone["logs=30"] = {"runs/tiny/run.log", "runs/tiny/report.html"}
+    assert paths(over()) - gone["outcomes=30"] == set()
+    for word, of_word in gone.items():
+        assert paths(over(word)) - gone["outcomes=30"] == of_word - gone["outcomes=30"]
+        assert paths(over(word, days=20.0)) - gone["outcomes=30"] == set()
+    assert over("snapshots=30").missed[ingest][0] == "the last run of tiny"
+    with work.hold("runs/tiny", wait=False):
+        assert paths(over("snapshots=0", "logs=0", "outcomes=0", days=0.0)) == set()
+    done = BucketCollector(work, WorkPolicy(retention=Retention.parse(["quarantine=30"])), later=40 * DAY)
+    done.collect(delete=True)
+    assert not work.has(Read(name="x"))
+    assert work.once(Read(name="x"), Made, rows).uri == made[0].uri

@@ -24,6 +24,7 @@ SAID_BY_A_PERSON = {
     "flows/command_line/options.py",
     "ftlib/published/work_roots.py",
     "flows/command_line/copy_version.py",  # options, and their help
+    "flows/command_line/deploy.py",
     "flows/command_line/doctor.py",
     "flows/command_line/forget.py",
     "flows/command_line/interpolate.py",
