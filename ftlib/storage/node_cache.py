@@ -8,8 +8,8 @@
         stages/<stage>/<fingerprint>.tree        the record that the links were made by
 
 Any number of processes and threads fill it at once: each blob is fetched under a lock of its own, hashed while it is
-written, and gets its name when it is whole and on the disk. What is least recently used goes when the quota (`REGLAGE_CACHE_GB`, by
-default half of the disk) is reached; what a living process of this node has asked for stays.
+written, and gets its name when it is whole and on the disk. What is least recently used goes when the quota
+(`REGLAGE_CACHE_GB`, by default half of the disk) is reached; what a living process of this node has asked for stays.
 """
 
 from __future__ import annotations
