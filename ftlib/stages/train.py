@@ -158,7 +158,8 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
     attempts.append(attempt := run_place(plan.run))
-    attempt.clear("checkpoints", "ranks", "ray")
+    if attempt.is_shared:  # the folder is the stage's output; in a bucket another machine may still train from there
+        attempt.clear("checkpoints", "ranks", "ray")
     attempt.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)

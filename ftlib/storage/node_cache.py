@@ -8,8 +8,8 @@
         stages/<stage>/<fingerprint>.tree        the record that the links were made by
 
 Any number of processes and threads fill it at once: each blob is fetched under a lock of its own, hashed while it is
-written, and gets its name when it is whole. What is least recently used goes when the quota (`REGLAGE_CACHE_GB`, by
-default half of the disk) is reached; what a living process of this node has asked for stays.
+written, and gets its name when it is whole and on the disk. What is least recently used goes when the quota
+(`REGLAGE_CACHE_GB`, by default half of the disk) is reached; what a living process of this node has asked for stays.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from ftlib.errors import IntegrityError, StorageError
 from ftlib.storage import Place, Store, open_store
 from ftlib.storage.cache_room import Room
-from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.files import flush_file, local_errors, private_folder
 from ftlib.storage.locks import is_named
 from ftlib.storage.place import is_remote
 from ftlib.storage.sealed_records import record_bytes
@@ -146,7 +146,7 @@ class NodeView:
                 for empty in held.tree.folders:
                     (folder / empty).mkdir(parents=True, exist_ok=True)
                 for file in held.tree.below(part):
-                    self._link(file, folder / file.path, key)
+                    self._link(file, folder / file.path, record_path(key))
             held.whole.add(part)
         return folder / part if part else folder
 
@@ -163,31 +163,28 @@ class NodeView:
         folder = self.root / key
         with local_errors(folder, elsewhere=ELSEWHERE):
             for file in {file.sha256: file for file in tree.files}.values():
-                blob = self._blob(file.sha256)
-                private_folder(blob.parent)
                 (made / file.path).chmod(0o444)
-                with suppress(FileExistsError):
-                    os.link(made / file.path, blob)
+                self._name(made / file.path, file)
             self._enter(key, tree, made)
         self.room.took(sum(file.bytes for file in tree.files))
 
     def adopt_file(self, path: Path, file: TreeFile) -> None:
         """Count a file of the view that was made here among what is kept by digest."""
-        blob = self._blob(file.sha256)
-        with local_errors(blob, elsewhere=ELSEWHERE):
-            private_folder(blob.parent)
-            with suppress(FileExistsError):
-                os.link(path, blob)
+        with local_errors(path, elsewhere=ELSEWHERE):
+            self._name(path, file)
         self.room.took(file.bytes)
 
-    def file(self, relative: str, file: TreeFile) -> Path:
-        """Return a file of the view beside its trees, fetched if it must be; it stays until this process ends."""
+    def file(self, relative: str, file: TreeFile, record: str) -> Path:
+        """Return a file of the view beside its trees, fetched if it must be; it stays until this process ends.
+
+        `record` is the object that tells of it, for who must repair it.
+        """
         target = self.root / relative
         with self._lock, local_errors(target, elsewhere=ELSEWHERE):
             if "" not in self._held:
                 lock = self._hold(self.root / "files.held")
                 self._held[""] = _Held(Tree(files=(), nonce="", who="", at=""), lock)
-            self._link(file, target, relative)
+            self._link(file, target, record)
         return target
 
     def release(self, key: str) -> None:
@@ -247,25 +244,39 @@ class NodeView:
                 return stream
             stream.close()
 
-    def _link(self, file: TreeFile, target: Path, key: str) -> None:
+    def _name(self, path: Path, file: TreeFile) -> None:
+        """Keep a file that was made here by its digest."""
+        blob = self._blob(file.sha256)
+        private_folder(blob.parent)
+        if not _is_whole(blob, file):
+            flush_file(path)
+            with _alone(blob.with_suffix(".lock")):
+                _drop_torn(blob, file)
+                with suppress(FileExistsError):
+                    os.link(path, blob)
+
+    def _link(self, file: TreeFile, target: Path, record: str) -> None:
         """Give a file of the view its bytes. A blob that goes between two steps is fetched again."""
         blob = self._blob(file.sha256)
-        while not target.exists():
+        while not _is_whole(target, file):
             private_folder(target.parent)
-            try:
+            if not _is_whole(blob, file):
+                self._fetch(file, blob, target, record)
+                continue
+            if target.exists():
+                with _alone(blob.with_suffix(".lock")):
+                    _drop_torn(target, file)
+            with suppress(FileExistsError, FileNotFoundError):
                 os.link(blob, target)
-            except FileExistsError:
-                return
-            except FileNotFoundError:
-                self._fetch(file, blob, target, key)
 
-    def _fetch(self, file: TreeFile, blob: Path, target: Path, key: str) -> None:
+    def _fetch(self, file: TreeFile, blob: Path, target: Path, record: str) -> None:
         """Fetch a blob under its lock: of all that want it one does, and the others find it there."""
         incoming = blob.with_name(f".{blob.name}.incoming")
         private_folder(blob.parent)
         with _alone(blob.with_suffix(".lock")):
-            if blob.exists():
+            if _is_whole(blob, file):
                 return
+            _drop_torn(target, file)
             for left in blob.parent.glob(f".*{blob.name}*.part"):  # of who was killed
                 left.unlink(missing_ok=True)
             self.room.make(file.bytes)
@@ -273,10 +284,11 @@ class NodeView:
                 self._get(file, incoming)
             except IntegrityError as error:
                 raise StorageError(
-                    f"{str(error).partition(';')[0]}: {key} of {self.store.uri} needs it; put the object back, or "
-                    f"delete {self.store.uri}/{record_path(key)}, and the next run makes it again"
+                    f"{str(error).partition(';')[0]}: {self.store.uri}/{record} needs it; put the object back, or "
+                    "delete both, and the next run makes it again"
                 ) from error
             incoming.chmod(0o444)
+            flush_file(incoming)  # a power cut leaves of a file that was only renamed its name, and no bytes
             with suppress(FileExistsError):
                 os.link(incoming, target)  # first: a blob that nobody has may go as soon as it has its name
             incoming.replace(blob)
@@ -297,6 +309,19 @@ class NodeView:
 
     def _blob(self, sha256: str) -> Path:
         return self.cache / "blobs" / sha256[:2] / sha256
+
+
+def _is_whole(path: Path, file: TreeFile) -> bool:
+    """Say whether a file is there with all its bytes: of what a power cut tore, a disk keeps less."""
+    try:
+        return path.stat().st_size == file.bytes
+    except FileNotFoundError:
+        return False
+
+
+def _drop_torn(path: Path, file: TreeFile) -> None:
+    if not _is_whole(path, file):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -256,7 +256,7 @@ class BucketCheckpoints(Checkpoints):
         if writing.has_failed or self._best.has_failed:
             return
         folder = self._folder_of(name)
-        manifest = self._manifest_of(writing, name, folder, {})
+        manifest = self._manifest_of(name, folder, writing)
         if manifest is None:
             return
         if writing is self._best:
@@ -272,10 +272,7 @@ class BucketCheckpoints(Checkpoints):
             if not self._place.has(f"{FOLDER}/{where}/manifest.json"):  # it was owed, and is uploaded since
                 if not where.endswith(self._attempt):
                     raise StorageError(f"{self._place.uri}/{FOLDER}/{where}, which it promises, is gone")
-                made = self._manifest_of(writing, one, where, {})
-                if made is None:
-                    return
-                self._created(f"{FOLDER}/{where}/manifest.json", made)
+                self._created(f"{FOLDER}/{where}/manifest.json", self._whole_manifest(one, where))
         self._flush_curve()  # a checkpoint of a step promises the curve up to it
         manifest = manifest.model_copy(update={"facts": {**facts}, "kept": kept})
         self._number += 1
@@ -284,16 +281,37 @@ class BucketCheckpoints(Checkpoints):
         self._alive[self._number] = manifest
         self._drop_older()
 
-    def _manifest_of(self, writing: Writing, name: str, folder: str, facts: dict[str, Any]) -> Manifest | None:
-        """Wait until every rank's part is in the bucket; None where that was given up."""
+    def _manifest_of(self, name: str, folder: str, writing: Writing) -> Manifest | None:
+        """Wait until every rank's part is in the bucket; None where that was given up.
+
+        Raises IntegrityError where the run's files are deleted meanwhile: then no part comes.
+        """
         files: dict[str, str] = {}
         for rank in range(self._group.world_size):
             description = description_of(rank)
             while (said := self._place.read(f"{FOLDER}/{folder}/{description}")) is None:
                 if writing.abandoned.is_set() or self._given_up.wait(_LOOK_SECONDS):
                     return None
+                if self._number and not self._place.has(_numbered(self._number)):  # manifests stay as long as a run
+                    raise self._is_gone(folder)
             files[description] = hashlib.sha256(said).hexdigest()
-        return Manifest(fingerprint=self._fingerprint, name=name, folder=folder, files=files, facts=facts)
+        return Manifest(fingerprint=self._fingerprint, name=name, folder=folder, files=files)
+
+    def _whole_manifest(self, name: str, folder: str) -> Manifest:
+        """Describe parts that every rank has uploaded. Raises IntegrityError where one is not there."""
+        files: dict[str, str] = {}
+        for rank in range(self._group.world_size):
+            description = description_of(rank)
+            if (said := self._place.read(f"{FOLDER}/{folder}/{description}")) is None:
+                raise self._is_gone(folder)
+            files[description] = hashlib.sha256(said).hexdigest()
+        return Manifest(fingerprint=self._fingerprint, name=name, folder=folder, files=files)
+
+    def _is_gone(self, folder: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self._place.uri}/{FOLDER}/{folder} is gone: another machine that ran the same has ended, or deleted it; "
+            "run again"
+        )
 
     def _created(self, name: str, manifest: Manifest) -> None:
         if not self._place.create(name, record_bytes(manifest, None)):
@@ -365,7 +383,7 @@ class BucketCheckpoints(Checkpoints):
                 key = f"{FOLDER}/{folder}/manifest.json"
                 made = [read_record(self._bucket, self._place.path(key), Manifest)]
                 if made[0] is None and self._kept.get(name) == self._folder_of(name):
-                    made = [self._manifest_of(Writing(name), name, folder, {})]  # it was owed until now
+                    made = [self._whole_manifest(name, folder)]  # it was owed until now
             except IntegrityError as error:
                 log.warning("%s: %s", name, error)
         manifest = cast("Manifest | None", self._group.gather(made[0])[0])

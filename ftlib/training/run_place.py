@@ -189,12 +189,15 @@ class RunPlace:
                     files[path.relative_to(self.folder).as_posix()] = [file.sha256, file.bytes]
         return files
 
-    def take(self, files: Mapping[str, list[str | int]], folder: Path) -> None:
-        """Put files that `give` told of into a folder, by this node's cache. Raises StorageError for a damaged blob."""
+    def take(self, files: Mapping[str, list[str | int]], folder: Path, result: str) -> None:
+        """Put files that `give` told of into a folder, by this node's cache; the object `result` names them.
+
+        Raises StorageError for a damaged blob.
+        """
         for name, (sha256, size) in files.items():
             target = folder / safe_relpath(name)
             file = TreeFile(path=target.name, sha256=str(sha256), bytes=int(size))
-            own = self._node().file(f"{self._prefix}/result/{name}", file)
+            own = self._node().file(f"{self._prefix}/result/{name}", file, self.path(result))
             with local_errors(target, file.bytes, self.elsewhere):
                 private_folder(target.parent)
                 target.unlink(missing_ok=True)

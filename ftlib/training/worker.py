@@ -173,17 +173,19 @@ def outcome(plan: GroupPlan, folder: Path | None = None) -> dict[str, float | in
     Raises the worker's own error, or TrainingError if nothing was trained.
     """
     place = run_place(plan.run)
+    result = place.read(RESULT)
     if failed := place.read(FAILURE):
         failure = json.loads(failed)
         place.discard(FAILURE)  # the next attempt is the user's decision, and must not find this one's failure
-        raise getattr(errors, failure["kind"], TrainingError)(failure["message"])
-    if (result := place.read(RESULT)) is None:
+        if result is None:  # else it is of a machine whose claim was taken over: the result was made whole
+            raise getattr(errors, failure["kind"], TrainingError)(failure["message"])
+    if result is None:
         raise TrainingError(f"{plan.what}: the workers ended without a result; nothing was made")
     facts = json.loads(result)
     if place.is_shared:
         return facts
     assert folder is not None, "a run in a bucket is brought into a folder"
-    place.take(facts["files"], folder)
+    place.take(facts["files"], folder, RESULT)
     return facts["facts"]
 
 

@@ -30,7 +30,7 @@ from typing_extensions import override
 
 from ftlib.artifacts import Artifact
 from ftlib.config import Config
-from ftlib.errors import StorageError
+from ftlib.errors import Interrupted, ReglageError, StorageError
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.progress import Progress, listen
 from ftlib.storage import Place, Store
@@ -158,7 +158,10 @@ class InBucket(Workspace):
                             record = built(
                                 job, kind, build, final.with_suffix(".work"), self.uri(job), resumable=resumable
                             )
-                    except ClaimLostError:
+                    except ReglageError as error:
+                        # Another machine has taken over, or was first: its record counts, however this attempt ended.
+                        if not claim.lost.is_set() and (isinstance(error, Interrupted) or not self.has(job)):
+                            raise
                         continue
                     return self._commit(job, kind, record, final.with_suffix(".work"))
 
@@ -186,8 +189,9 @@ class InBucket(Workspace):
     @override
     def shared(self, relative: str | Path) -> Path:
         path = self.root / relative
-        if not path.exists() and (record := read_record(self.store, f"shared/{_posix(relative)}.json", SharedFile)):
-            return self.view.file(_posix(relative), record.file)
+        told = f"shared/{_posix(relative)}.json"
+        if not path.exists() and (record := read_record(self.store, told, SharedFile)):
+            return self.view.file(_posix(relative), record.file, told)
         return path
 
     @override

@@ -20,7 +20,7 @@ from ftlib.storage.place import Place
 from ftlib.storage.store import Store
 from ftlib.storage.trees import Tree, create_tree, tree_of
 from tests.ftlib.storage.fault_proxy import Call, FaultProxy, slow
-from tests.ftlib.workspace.kit import ended, files_in, forked, machine
+from tests.ftlib.workspace.kit import FILES, Made, Stage, build, ended, files_in, forked, machine
 
 
 def put(store: Store, folder: Path, name: str, *files: bytes) -> str:
@@ -268,3 +268,43 @@ def test_a_record_may_not_name_a_file_outside(
     view.store.create(record_path(key), record_bytes(Tree(files=(evil,), nonce="n", who="w", at="t")))
     with pytest.raises(StorageError, match="is not a safe path"):
         view.local(key)
+
+
+class TestDamage:
+    def test_a_file_that_a_power_cut_tore_is_fetched_again(self, place: str, s3_endpoint: str, tmp_path: Path) -> None:
+        key = put(view_of(place, tmp_path / "a", s3_endpoint).store, tmp_path, "one", b"torn", b"whole")
+        view = view_of(place, tmp_path / "b", s3_endpoint)
+        for torn in (view._blob(sha(b"torn")), view.root / key / "0"):  # pyright: ignore[reportPrivateUsage]
+            torn.parent.mkdir(parents=True, exist_ok=True)
+            torn.write_bytes(b"")
+            fresh = NodeView(view.place, view.cache, s3_endpoint)
+            assert files_in(fresh.local(key)) == {"0": b"torn", "1": b"whole"}
+            assert view._blob(sha(b"torn")).read_bytes() == b"torn"  # pyright: ignore[reportPrivateUsage]
+            fresh.release_all()
+            torn.unlink()
+
+    def test_what_is_damaged_is_made_again_by_deleting_what_is_named(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        work = machine(place, tmp_path / "a", s3_endpoint)
+        (work.root / "outcomes").mkdir(parents=True)
+        (work.root / "outcomes/x.txt").write_bytes(b"hello")
+        made = (work.once(Stage(), Made, build).uri, Path("outcomes/x.txt"))
+        work.share(made[1])
+        for damaged in (b"w" * 1000, b"hello"):
+            digest = sha(damaged)
+            bucket.Object(f"work/blobs/sha256/{digest[:2]}/{digest}").put(Body=damaged[::-1].upper())
+        for i, ask in enumerate((lambda _: local_path(made[0]), lambda work: work.shared(made[1]))):
+            with pytest.raises(StorageError, match="put the object back, or delete both") as refused:
+                ask(machine(place, tmp_path / f"b{i}", s3_endpoint))
+            named = [word.rstrip(":") for word in str(refused.value).split() if word.startswith("s3://")]
+            assert len(named) == 2
+            for uri in named:
+                bucket.Object(uri.removeprefix(f"s3://{bucket.name}/")).load()  # it is there, and is deleted
+                bucket.Object(uri.removeprefix(f"s3://{bucket.name}/")).delete()
+        work = machine(place, tmp_path / "a", s3_endpoint)
+        work.once(Stage(), Made, build)
+        work.share(made[1])
+        work = machine(place, tmp_path / "c", s3_endpoint)
+        assert files_in(local_path(made[0])) == FILES
+        assert work.shared(made[1]).read_bytes() == b"hello"
