@@ -50,7 +50,7 @@ def fisher(job: FisherJob, work: Workspace) -> Fisher:
         )
     attempts: list[RunPlace] = []
     made = work.once(job, Fisher, lambda folder: _build(job, folder, work, attempts))
-    for attempt in attempts:
+    for attempt in attempts[-1:]:
         attempt.end()
     return made
 
@@ -69,6 +69,7 @@ def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPla
         seed=job.seed,
         compute=job.compute,
     )
+    attempts.append(attempt := run_place(plan.run))
     from ftlib.training.fisher_pass import work
     from ftlib.training.worker import RESULT, outcome
 
@@ -79,9 +80,9 @@ def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPla
     else:
         work(plan)
     facts = outcome(plan, folder)
-    attempts.append(attempt := run_place(plan.run))
-    attempt.discard(RESULT)
-    attempt.clear("ranks", "ray")
+    if attempt.is_shared:  # it would be part of the output; in a bucket nothing goes before the record
+        attempt.discard(RESULT)
+        attempt.clear("ranks", "ray")
     shutil.rmtree(folder / "mixed", ignore_errors=True)
     return Fisher(
         content=file_digest(folder / FILE),

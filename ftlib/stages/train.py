@@ -78,7 +78,7 @@ def train(job: TrainJob, work: Workspace) -> Checkpoint:
     """
     attempts: list[RunPlace] = []
     made = work.once(job, Checkpoint, lambda folder: _build(job, folder, work, attempts), resumable=True)
-    for attempt in attempts:
+    for attempt in attempts[-1:]:
         attempt.end()
     if made.base is None:
         return made
@@ -146,21 +146,21 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
         fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
+    attempts.append(attempt := run_place(plan.run))
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit
 
         fit(place.carried(plan), folder)
     else:
-        with run_place(plan.run).shown_in(folder, FOLLOWED):
+        with attempt.shown_in(folder, FOLLOWED):
             work(plan)
     facts = outcome(plan, folder)
+    if attempt.is_shared:  # it would be part of the output; in a bucket nothing goes before the record
+        attempt.clear("checkpoints", "ranks", "ray")
+        attempt.discard(STOP)  # asked too late
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    attempts.append(attempt := run_place(plan.run))
-    if attempt.is_shared:  # the folder is the stage's output; in a bucket another machine may still train from there
-        attempt.clear("checkpoints", "ranks", "ray")
-    attempt.discard(STOP)  # asked too late
     if job.start.tasks:
         return _of_tasks(job, folder, facts)
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}

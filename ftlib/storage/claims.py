@@ -80,6 +80,14 @@ class Claim:
                 if self.store.discard(_path(self.name, self._numbers[0])):
                     del self._numbers[0]
 
+    def is_lost(self) -> bool:
+        """Say whether another has taken it over, by a look of its own: the next beat may be seconds away."""
+        with suppress(ReglageError):  # not reached: the beats hear of it
+            beat = newest(self.store, self.name)[1]
+            if beat is None or beat.holder not in ("", self.holder):
+                self.lost.set()
+        return self.lost.is_set()
+
     def end(self) -> None:
         """Give it back."""
         self._ended.set()

@@ -7,7 +7,8 @@
 
 The step's manifests are numbered and stay, emptied where their parts were deleted: the newest is found by asking for
 numbers, without a listing. A number has one manifest, whoever creates it; names have the attempt in them, so no two
-attempts write the same object.
+attempts write the same object. They are handed on from one driver's attempt to the next (`run_place`); one behind which
+another has begun creates and deletes nothing here any more.
 
 A rank's description has the digest of every few MiB of its part. So who goes on takes a part from the node's own disk,
 if it is there with its digest, and else reads from the bucket just the ranges of its own regions, and compares each:
@@ -140,7 +141,9 @@ class BucketCheckpoints(Checkpoints):
         flush_curve: Callable[[], None] = lambda: None,
     ) -> None:
         """Take the run's place and name. Collective, since names have the attempt in them."""
-        super().__init__(place, fingerprint, group, later, flush_curve)
+        super().__init__(place.lasting, fingerprint, group, later, flush_curve)
+        self._own_place = place
+        """The driver's own, which says whether another goes on."""
         self._begin_attempt()
         self._kept: dict[str, str] = {}
         """Folders of kept weights, by what they are: those that were found, and those that were begun."""
@@ -256,9 +259,10 @@ class BucketCheckpoints(Checkpoints):
         if writing.has_failed or self._best.has_failed:
             return
         folder = self._folder_of(name)
-        manifest = self._manifest_of(name, folder, writing)
+        manifest = self._manifest_of(writing, name, folder)
         if manifest is None:
             return
+        self._check_not_superseded()
         if writing is self._best:
             self._created(f"{FOLDER}/{folder}/manifest.json", manifest)
             return
@@ -272,7 +276,11 @@ class BucketCheckpoints(Checkpoints):
             if not self._place.has(f"{FOLDER}/{where}/manifest.json"):  # it was owed, and is uploaded since
                 if not where.endswith(self._attempt):
                     raise StorageError(f"{self._place.uri}/{FOLDER}/{where}, which it promises, is gone")
-                self._created(f"{FOLDER}/{where}/manifest.json", self._whole_manifest(one, where))
+                # Every rank has described the step by now, and uploads what it owed before it does.
+                made = self._manifest_of(writing, one, where, wait=False)
+                if made is None:
+                    raise StorageError(f"{self._place.uri}/{FOLDER}/{where}, which it promises, is gone")
+                self._created(f"{FOLDER}/{where}/manifest.json", made)
         self._flush_curve()  # a checkpoint of a step promises the curve up to it
         manifest = manifest.model_copy(update={"facts": {**facts}, "kept": kept})
         self._number += 1
@@ -281,37 +289,24 @@ class BucketCheckpoints(Checkpoints):
         self._alive[self._number] = manifest
         self._drop_older()
 
-    def _manifest_of(self, name: str, folder: str, writing: Writing) -> Manifest | None:
-        """Wait until every rank's part is in the bucket; None where that was given up.
+    def _check_not_superseded(self) -> None:
+        if self._own_place.is_superseded:
+            raise StorageError(f"{self._own_place.uri}: another attempt has begun, or is done; this one ends")
 
-        Raises IntegrityError where the run's files are deleted meanwhile: then no part comes.
+    def _manifest_of(self, writing: Writing, name: str, folder: str, *, wait: bool = True) -> Manifest | None:
+        """Wait until every rank's part is in the bucket; None where that was given up, or one is not and none waits.
+
+        Raises StorageError where another attempt has begun, or is done: what it cleared does not come.
         """
         files: dict[str, str] = {}
         for rank in range(self._group.world_size):
             description = description_of(rank)
             while (said := self._place.read(f"{FOLDER}/{folder}/{description}")) is None:
-                if writing.abandoned.is_set() or self._given_up.wait(_LOOK_SECONDS):
+                if not wait or writing.abandoned.is_set() or self._given_up.wait(_LOOK_SECONDS):
                     return None
-                if self._number and not self._place.has(_numbered(self._number)):  # manifests stay as long as a run
-                    raise self._is_gone(folder)
+                self._check_not_superseded()
             files[description] = hashlib.sha256(said).hexdigest()
         return Manifest(fingerprint=self._fingerprint, name=name, folder=folder, files=files)
-
-    def _whole_manifest(self, name: str, folder: str) -> Manifest:
-        """Describe parts that every rank has uploaded. Raises IntegrityError where one is not there."""
-        files: dict[str, str] = {}
-        for rank in range(self._group.world_size):
-            description = description_of(rank)
-            if (said := self._place.read(f"{FOLDER}/{folder}/{description}")) is None:
-                raise self._is_gone(folder)
-            files[description] = hashlib.sha256(said).hexdigest()
-        return Manifest(fingerprint=self._fingerprint, name=name, folder=folder, files=files)
-
-    def _is_gone(self, folder: str) -> IntegrityError:
-        return IntegrityError(
-            f"{self._place.uri}/{FOLDER}/{folder} is gone: another machine that ran the same has ended, or deleted it; "
-            "run again"
-        )
 
     def _created(self, name: str, manifest: Manifest) -> None:
         if not self._place.create(name, record_bytes(manifest, None)):
@@ -383,7 +378,7 @@ class BucketCheckpoints(Checkpoints):
                 key = f"{FOLDER}/{folder}/manifest.json"
                 made = [read_record(self._bucket, self._place.path(key), Manifest)]
                 if made[0] is None and self._kept.get(name) == self._folder_of(name):
-                    made = [self._whole_manifest(name, folder)]  # it was owed until now
+                    made = [self._manifest_of(Writing(name), name, folder, wait=False)]  # it was owed until now
             except IntegrityError as error:
                 log.warning("%s: %s", name, error)
         manifest = cast("Manifest | None", self._group.gather(made[0])[0])
@@ -511,7 +506,7 @@ def checkpoints_at(
 
 def step_saved(place: RunPlace) -> int:
     """Return the step that a run would resume from, wherever it is; 0 if no step was saved."""
-    return saved_step(place.folder) if place.is_shared else saved_step_in(place)
+    return saved_step(place.folder) if place.is_shared else saved_step_in(place.lasting)
 
 
 def saved_step_in(place: RunPlace) -> int:

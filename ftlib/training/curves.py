@@ -6,7 +6,8 @@ worker or a stopped run left off. `stop` beside it asks the workers to end.
 In a bucket, which knows no append, the same goes up as numbered objects, `curves/00000001.jsonl` and so on: each has
 the records of some seconds. One that begins with a start takes back the records behind that step. Their reader asks for
 the next number until it is absent. Each is created, never replaced, so a rank of an attempt that was given up finds the
-number taken by the next attempt, and ends.
+number taken by the next attempt, and ends. A driver's attempt has a curve of its own, and `run_place` says where: its
+first object repeats what the attempts before it recorded up to the step that it goes on from.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from uuid import uuid4
 
 from ftlib.errors import Interrupted, ReglageError, TransientError
 from ftlib.progress import emit, note
+from ftlib.storage.claims import ClaimLostError
 from ftlib.storage.files import flush_file
 from ftlib.training.run_place import RunPlace
 
@@ -98,6 +100,8 @@ class Curves:
             self._sent.add(line)
         try:
             show(self._phase, self.total, record)
+        except ClaimLostError:
+            raise  # another goes on, so nothing is to be saved
         except Interrupted:
             self._heard_stop = True  # in the middle of a step nothing could be saved
 
@@ -126,14 +130,18 @@ class _Sender:
     def begin(self, step: int, path: Path) -> None:
         """Take the curve so far to this node's disk, and say in the bucket that it goes on from `step`."""
         reader = _Reader(self._place)
-        reader.look()
+        facts, lines = dict[str, Any](start=step), list[str]()
+        if not reader.look():
+            reader = _inherited(self._place, step)
+            facts["starts"] = reader.starts
+            lines = [json.dumps(record) + "\n" for record in reader.records if record["step"] <= step]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(record) + "\n" for record in reader.records))
         path.with_name(STARTS).unlink(missing_ok=True)
         if reader.starts:
             path.with_name(STARTS).write_text("".join(json.dumps({"step": start}) + "\n" for start in reader.starts))
-        self._number = reader.number
-        while not self._create({"start": step}):  # a rank of an earlier attempt that does not know yet that it is over
+        self._number = 0 if "starts" in facts else reader.number
+        while not self._create(facts, lines):  # a rank of an earlier attempt that does not know yet that it is over
             self._number += 1
         self._thread.start()
 
@@ -170,7 +178,7 @@ class _Sender:
             ended = self._done.wait(min(_LONGEST_SECONDS, _SHORTEST_SECONDS + passed / 100))
             try:
                 self.send()
-                self.asks_to_stop = self.asks_to_stop or self._place.has(STOP)
+                self.asks_to_stop = self.asks_to_stop or self._place.has(STOP) or self._place.is_superseded
                 self._told = False
             except ReglageError as error:
                 if not self._told:
@@ -198,11 +206,23 @@ class _Reader:
             facts, *records = [json.loads(line) for line in data.decode().splitlines()]
             if "start" in facts:
                 self.taken_back += bool(self.starts)
-                self.starts.append(int(facts["start"]))
+                self.starts += [*facts.get("starts", []), int(facts["start"])]
                 self.records = [record for record in self.records if record["step"] <= self.starts[-1]]
             self.records += records
             self.number = number
         return self.number > before
+
+
+def _inherited(place: RunPlace, step: int) -> _Reader:
+    """Return the newest curve of an earlier attempt that reaches a step, or the newest there is; else an empty one."""
+    newest: _Reader | None = None
+    for earlier in place.earlier():
+        reader = _Reader(earlier)
+        if reader.look():
+            newest = newest or reader
+            if step <= max((record["step"] for record in reader.records), default=0):
+                return reader
+    return newest or _Reader(place)
 
 
 def _name(number: int) -> str:

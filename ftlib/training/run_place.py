@@ -1,9 +1,16 @@
 """Where one training's files are: a folder that every rank sees, or a bucket, and a folder of each node's own.
 
     <folder>/...                              all of it: checkpoints, curves, signs of life, the result
-    <bucket>/<work>/attempts/<fingerprint>/   curves/00000001.jsonl, ranks/, stop, failure.json, result.json and
-                                              checkpoints/; what is written whole lies as blobs of the work place
+    <bucket>/<work>/attempts/<fingerprint>/   begun/00000003.json, created by the third attempt's driver when it begins;
+                                              checkpoints/, which the attempts hand on
+        00000003/                             the third's own: curves/00000001.jsonl, ranks/, stop, failure.json and
+                                              result.json; what is written whole lies as blobs of the work place
     <node's cache>/attempts/<...>/            in a bucket's case: what this node's ranks write before it goes up
+
+Each driver begins an attempt of its own, so no two share a request to stop, a failure, a result or a curve. It goes on
+from the checkpoints of those before it, and takes the result of one that was finished. An attempt behind which another
+has begun, or whose objects were cleared since its output has its record, is superseded: it writes and deletes no
+checkpoint any more, and its workers end behind their step. Nothing is cleared before the record is there.
 
 Ranks that share nothing but the bucket meet there in small objects under names that are known before: whether one is
 there is read from its key, and no listing decides anything.
@@ -13,7 +20,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,6 +40,9 @@ from ftlib.storage.trees import TreeFile
 from ftlib.workspace import Workspace, write_durably
 
 ATTEMPTS = "attempts"
+RESULT = "result.json"
+_BEGUN = "begun"
+_NUMBERED = re.compile(rf"(.+/{ATTEMPTS}/[^/]+)/([0-9]{{8}})")
 _AT_ONCE = 8
 """Requests for small objects under way."""
 
@@ -49,7 +61,7 @@ class RunPlace:
     """One training's files as one rank, or the driver, sees them. Names are relative, with `/`."""
 
     def __init__(self, run: str) -> None:
-        """Take a plan's `run`: a folder, or `<work>/attempts/<fingerprint>` in a bucket. Touches nothing yet.
+        """Take a plan's `run`: a folder, or `<work>/attempts/<fingerprint>/<number>` in a bucket. Touches nothing yet.
 
         Raises StorageError for a place that is none.
         """
@@ -83,6 +95,31 @@ class RunPlace:
     def below(self, name: str) -> RunPlace:
         """Return a place of its own inside this one."""
         return RunPlace(f"{self.uri}/{name}")
+
+    @property
+    def lasting(self) -> RunPlace:
+        """Return where this attempt finds what those before it left, and leaves it: in a folder there is one place."""
+        numbered = None if self.is_shared else _NUMBERED.fullmatch(self.uri)
+        return RunPlace(numbered[1]) if numbered else self
+
+    @property
+    def number(self) -> int:
+        """Return which attempt this is; 0 where they are not numbered."""
+        numbered = None if self.is_shared else _NUMBERED.fullmatch(self.uri)
+        return int(numbered[2]) if numbered else 0
+
+    def earlier(self) -> Iterator[RunPlace]:
+        """Yield the places of the attempts before this one, the last first."""
+        for number in range(self.number - 1, 0, -1):
+            yield self.lasting.below(f"{number:08d}")
+
+    @property
+    def is_superseded(self) -> bool:
+        """Say whether another attempt has begun behind this one, or all were cleared, since the output is there."""
+        if not self.number:
+            return False
+        all_of_them = self.lasting
+        return all_of_them.has(_begun(self.number + 1)) or not all_of_them.has(_begun(self.number))
 
     def name_of(self, name: str) -> str:
         """Return a file's path, or its URI, for another process to read."""
@@ -219,10 +256,10 @@ class RunPlace:
             self.discard(*keys)
 
     def end(self) -> None:
-        """Forget what a bucket and this node have of a run whose output has its record."""
+        """Forget what a bucket and this node have of all attempts at a run whose output has its record."""
         if not self.is_shared:
             with suppress(StorageError, TransientError):
-                self.clear()
+                self.lasting.clear()
 
     @contextmanager
     def shown_in(self, folder: Path, name: str) -> Generator[None]:
@@ -258,8 +295,25 @@ def run_place(run: str) -> RunPlace:
 
 
 def attempt_of(work: Workspace, fingerprint: str, folder: Path) -> str:
-    """Return what a job's plan calls `run`: the folder that its stage builds in, or its prefix in a bucket."""
-    return str(folder) if work.store is None else f"{work.store.uri}/{ATTEMPTS}/{fingerprint}"
+    """Return what a job's plan calls `run`: the folder that its stage builds in; in a bucket begin an attempt.
+
+    Where the last attempt has a result, which its driver did not come to record, that one is returned.
+    """
+    if work.store is None:
+        return str(folder)
+    attempts = RunPlace(f"{work.store.uri}/{ATTEMPTS}/{fingerprint}")
+    # A listing that is behind costs a create that fails, and nothing else.
+    number = max((int(name[:8]) for name in work.store.list(attempts.path(_BEGUN))), default=0)
+    if number and (last := attempts.below(f"{number:08d}")).has(RESULT):
+        return last.uri
+    number += 1
+    while not attempts.create(_begun(number), json.dumps({"nonce": uuid.uuid4().hex}).encode()):
+        number += 1
+    return attempts.below(f"{number:08d}").uri
+
+
+def _begun(number: int) -> str:
+    return f"{_BEGUN}/{number:08d}.json"
 
 
 def result_bytes(place: RunPlace, facts: Mapping[str, float | int | str], names: Iterable[str]) -> bytes:

@@ -27,6 +27,7 @@ from ftlib.models.adapter import base_of
 from ftlib.models.bottlenecks import bottlenecks_of
 from ftlib.models.checkpoint import adapter_in, model_in, snapshot_in, snapshots_in, task_in, tasks_in
 from ftlib.models.shards import write_shared_shards
+from ftlib.storage.claims import ClaimLostError
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
@@ -46,7 +47,7 @@ from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
 from ftlib.training.rollouts import stand_ins
-from ftlib.training.run_place import RunPlace, result_bytes, run_place
+from ftlib.training.run_place import RESULT, RunPlace, result_bytes, run_place
 from ftlib.training.saving import on_first, write_model
 from ftlib.training.shards import compare, gather_into
 from ftlib.training.tuning.base import Facts, Problem
@@ -57,7 +58,6 @@ _ROWS = 32
 """Rows whose gradients are asked for."""
 SNAPSHOT = "snapshot:"
 """Begins the name of a fact that says behind which step a snapshot was taken."""
-RESULT = "result.json"
 FAILURE = "failure.json"
 
 
@@ -83,7 +83,7 @@ def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
     """Do one rank's part of a plan, which ends with `RESULT` at the run's place, unless it has ended before.
 
     Library errors are left in failure.json and do not raise: see `outcome`. Raises TransientError, which is worth
-    another attempt, where ranks wait for one another in vain.
+    another attempt, where ranks wait for one another in vain, and ClaimLostError where another makes the same.
     """
     place = run_place(plan.run)
     if place.has(RESULT) or place.has(FAILURE):
@@ -98,6 +98,8 @@ def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
             act(replace(group, one_disk=place.is_shared))
     except TransientError:
         raise  # for Ray, which starts the workers again
+    except ClaimLostError:
+        raise  # for the work place, which takes the other's
     except ReglageError as error:
         failure = {"kind": type(error).__name__, "message": str(error)}
         try:
@@ -221,7 +223,7 @@ _MADE = ("model", "adapter", "tasks", "snapshots", FILE, STARTS)
 
 def _upload_result(place: RunPlace, group: Group) -> None:
     """Upload what the first rank has on its node's disk, the result last; then nothing is left on the disks."""
-    shutil.rmtree(place.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
+    shutil.rmtree(place.lasting.folder / FOLDER, ignore_errors=True)  # this node's parts of checkpoints
     if group.is_first:
         facts = json.loads((place.folder / RESULT).read_bytes())
         made = [name for name in _MADE if (place.folder / name).exists()]

@@ -10,18 +10,19 @@
     <relative>                                       what is overwritten: pages, run.json
 
 Done or not is decided by reading the record's key, never by a listing, never by a clock. Whoever loses the race for a
-record takes the one that is there. `ftlib.storage.node_cache` is where files are on this node.
+record takes the one that is there. Whoever loses its claim ends its work, by whatever error, then waits for the other's
+record and goes on with that. `ftlib.storage.node_cache` is where files are on this node.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
@@ -159,10 +160,10 @@ class InBucket(Workspace):
                                 job, kind, build, final.with_suffix(".work"), self.uri(job), resumable=resumable
                             )
                     except ReglageError as error:
-                        # Another machine has taken over, or was first: its record counts, however this attempt ended.
-                        if not claim.lost.is_set() and (isinstance(error, Interrupted) or not self.has(job)):
-                            raise
-                        continue
+                        # Another machine has taken over, or was first: its record counts, whatever became of ours.
+                        if claim.is_lost() or (self.has(job) and not isinstance(error, Interrupted)):
+                            continue
+                        raise
                     return self._commit(job, kind, record, final.with_suffix(".work"))
 
     def _commit(self, job: Job, kind: type[A], record: A, work: Path) -> A:
@@ -302,14 +303,24 @@ def _key(job: Job) -> str:
     return f"stages/{job.stage}/{job.fingerprint}"
 
 
+_making: ContextVar[tuple[str, ...]] = ContextVar("_making", default=())
+"""The holders of the claims that this context's work is done under."""
+
+
 @contextmanager
 def _while_held(claim: Claim) -> Generator[None]:
-    """End the work of this thread at its next sign of life once its claim was taken: another goes on with it."""
-    mine = threading.get_ident()
+    """End this work at its next sign of life once its claim was taken: another goes on with it.
+
+    A sign counts from any thread that was given this one's context, as who follows the workers of a training is.
+    """
+    mine = _making.set((*_making.get(), claim.holder))
 
     def check(_: Progress) -> None:
-        if claim.lost.is_set() and threading.get_ident() == mine:
+        if claim.lost.is_set() and claim.holder in _making.get():
             raise ClaimLostError(f"{claim.name}: another machine took it over, since no sign of life came from here")
 
-    with listen(check):
-        yield
+    try:
+        with listen(check):
+            yield
+    finally:
+        _making.reset(mine)
