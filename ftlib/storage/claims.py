@@ -93,7 +93,13 @@ class Claim:
         self._ended.set()
         self._thread.join()
         with suppress(ReglageError):  # what is left behind runs out; the block's own end matters more
-            beats = {*self._numbers} if self.lost.is_set() else {*self._numbers, *numbers(self.store, self.name)}
+            last = self._numbers[-1]
+            own = read_record(self.store, _path(self.name, last), Beat)
+            if own is None or own.holder != self.holder:  # who took it and ended took our beats away, and began anew
+                self.lost.set()
+                return
+            # Beats beyond our last are of whoever has taken it over since: it holds by them.
+            beats = {*self._numbers, *(number for number in numbers(self.store, self.name) if number <= last)}
             gone = [self.store.discard(_path(self.name, number)) for number in sorted(beats)]
             if not all(gone) and not self.lost.is_set():
                 self._beat(ended=True)
