@@ -274,7 +274,7 @@ class PersonalDataSearch:
         if isinstance(value, str):
             return redact(value, self.kinds, counts)
         if isinstance(value, dict):
-            return {name: self._redacted(one, counts) for name, one in value.items()}
+            return self._redacted_object(value, counts)
         if isinstance(value, list):
             return [self._redacted(one, counts) for one in value]
         if isinstance(value, int) and value > 10**11:
@@ -283,6 +283,17 @@ class PersonalDataSearch:
                     counts[pattern.kind] = counts.get(pattern.kind, 0) + 1
                     return f"[{pattern.kind}]"
         return value
+
+    def _redacted_object(self, value: Mapping[str, Value], counts: dict[PersonalKind, int]) -> Value:
+        """Look at names, too: votes and mail headers go by address. Names that come out equal are numbered."""
+        kept: dict[str, Value] = {}
+        for name, one in value.items():
+            unique = safe = redact(name, self.kinds, counts)
+            number = 2
+            while unique in kept or (unique != name and unique in value):
+                unique, number = f"{safe} {number}", number + 1
+            kept[unique] = self._redacted(one, counts)
+        return kept
 
 
 def _is_plain(text: str) -> bool:

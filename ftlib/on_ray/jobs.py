@@ -78,20 +78,29 @@ STOPPING_SECONDS = 15.0
 
 
 def run_job(
-    entrypoint: str, name: str, what: str, compute: Compute, asked_to_stop: Callable[[], bool] = lambda: False
+    entrypoint: str,
+    name: str,
+    what: str,
+    compute: Compute,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    *,
+    place: str = "",
 ) -> None:
     """Run a command on the cluster, or go on watching the one that is there: a retry must not start two.
+
+    `place` is where the command works, if that tells one from the next of the same name: the job of an attempt that
+    was given up is stopped first.
 
     Raises TransientError, which says `what` failed, if the cluster takes no job or the job does not succeed, and
     Interrupted if it was asked to stop, by a word of its own, and did not.
     """
     client = job_client(compute.ray_address)
     try:
-        job = _running(client, name) or client.submit_job(
+        job = _running(client, name, place) or client.submit_job(
             entrypoint=entrypoint,
             submission_id=f"{name}-{int(time.time())}",
             runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
-            metadata={"reglage_run": name, "started_by": os.environ.get(STARTED_BY, "")},
+            metadata={"reglage_run": name, "place": place, "started_by": os.environ.get(STARTED_BY, "")},
         )
     except (ConnectionError, RuntimeError) as error:  # a head that has just started has no agent yet
         raise TransientError(
@@ -139,10 +148,17 @@ def run_plan(
         work.shared(path.relative_to(work.root))
 
 
-def _running(client: JobSubmissionClient, name: str) -> str | None:
+def _running(client: JobSubmissionClient, name: str, place: str) -> str | None:
+    """Return the job of a name and a place that has not ended; one of the name and another place is stopped."""
     for job in client.list_jobs():
-        if job.submission_id and (job.metadata or {}).get("reglage_run") == name and not job.status.is_terminal():
-            return job.submission_id
+        about = job.metadata or {}
+        if job.submission_id and about.get("reglage_run") == name and not job.status.is_terminal():
+            if about.get("place", place) == place:
+                return job.submission_id
+            client.stop_job(job.submission_id)
+            ends = time.monotonic() + STOPPING_SECONDS
+            while not client.get_job_status(job.submission_id).is_terminal() and time.monotonic() < ends:
+                time.sleep(1.0)
     return None
 
 

@@ -244,7 +244,7 @@ def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
     place.write(_SPEC, _Work(plan=local).model_dump_json().encode())
     entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(place.name_of(_SPEC))}"
     asked_to_stop = partial(place.has, curves.STOP)
-    run_job(entrypoint, f"{called}-{plan.fingerprint}", plan.what, plan.compute, asked_to_stop)
+    run_job(entrypoint, f"{called}-{plan.fingerprint}", plan.what, plan.compute, asked_to_stop, place=plan.run)
 
 
 if __name__ == "__main__":

@@ -343,7 +343,7 @@ class Eraser:
         for path in _files(self.root / "runs"):
             if path.suffix != ".lock" and search.holds(path):
                 yield self._trace(path, "page or log")
-        for name in ("listings", "pins"):
+        for name in ("listings", "pins", "jobs"):
             for path in _files(self.root / name):
                 if search.holds(path):
                     yield self._trace(path, "page or log")

@@ -59,6 +59,7 @@ def run_on_cluster(module: str, job: Job, compute: Compute, work: Workspace, kin
     local = work.carried(job.model_copy(update={"compute": compute.model_copy(update={"ray_address": "local"})}))
     plan = StagePlan(work=str(work), job=local.model_dump(mode="json"))
     file = _file(work, job)
+    _forget_failure(work, job)
     try:
         run_plan(module, plan.model_dump_json(), file, job.stage, compute, work)
     except TransientError:
@@ -99,11 +100,20 @@ def _leave_failure(work: Workspace, job: Job, error: ReglageError) -> None:
 
 
 def _taken(work: Workspace, job: Job) -> dict[str, str] | None:
+    """Return what a driver has left since `_forget_failure`, and forget it."""
     path = _file(work, job).with_suffix(_FAILED)
     if work.store is not None:
         data = work.store.read(f"jobs/{path.name}")
-        work.store.discard(f"jobs/{path.name}")
     else:
         data = path.read_bytes() if path.exists() else None
-        path.unlink(missing_ok=True)
+    _forget_failure(work, job)
     return None if data is None else json.loads(data)
+
+
+def _forget_failure(work: Workspace, job: Job) -> None:
+    """Leave no failure that could be taken for a later submission's, which may end for another reason."""
+    path = _file(work, job).with_suffix(_FAILED)
+    if work.store is None:
+        path.unlink(missing_ok=True)
+    elif work.store.read(name := f"jobs/{path.name}") is not None and not work.store.discard(name):
+        work.store.write(name, b"null")  # who may not delete may write

@@ -268,7 +268,9 @@ class BucketCheckpoints(Checkpoints):
             return
         owed = {*self._owed}
         known = {**self._kept}  # the steps go on, and add to it
-        needed = {best_name(facts["state"]["best_step"]), *(one for one in known if one.startswith("kept-"))}
+        # Those of a later step wait behind this one, in the same thread.
+        kept_before = {one for one in known if one.startswith("kept-") and one <= kept_name(facts["state"]["step"])}
+        needed = {best_name(facts["state"]["best_step"]), *kept_before}
         kept = {one: where for one, where in known.items() if one in needed}
         if owed & {*kept.values()}:
             raise StorageError(f"weights that it promises are not in {self._place.uri} yet")

@@ -579,6 +579,9 @@ CREATE_ONLY = {"s3:if-none-match": "false"}
         ("s3:DeleteObject", "registry/models/m/aliases/champion/00000001.json", set()),
         ("s3:DeleteObject", "work/attempts/abc/checkpoints/step-00000010/rank-0", {"trainer", "collector"}),
         ("s3:DeleteObject", f"work/{CLAIMS}/train-abc/00000007.json", {"trainer", "collector"}),
+        ("s3:DeleteObject", "work/exchange/0a1b/rows/0", {"trainer", "collector"}),  # rows must not stay there
+        ("s3:DeleteObject", "work/jobs/ingest-abc.failed", {"trainer", "collector"}),
+        ("s3:DeleteObject", "work/probes/abc", {"trainer", "collector"}),
         ("s3:DeleteObject", RECORD, {"collector"}),
         ("s3:PutObject", VERSION_KEY, set()),
         ("s3:PutObject", RECORD, set()),

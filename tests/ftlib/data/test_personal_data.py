@@ -54,6 +54,16 @@ def test_values_of_any_shape_are_looked_at_and_what_has_no_match_is_the_same_obj
     assert search.look(plain)[0] is plain
 
 
+def test_names_inside_an_object_are_looked_at_too():
+    votes = {"votes": {"a@b.de": 1, "c@b.de": 2, "[e-mail] 2": 3, "up": 4}}
+    search = PersonalDataSearch(PersonalData(every_column="redact"), frozenset(), frozenset())
+    kept, *_ = search.look(votes)
+    assert kept == {"votes": {"[e-mail]": 1, "[e-mail] 3": 2, "[e-mail] 2": 3, "up": 4}}
+    assert search.counts == {"votes": {"e-mail": 2}}
+    refused = PersonalDataSearch(PersonalData(every_column="refuse"), frozenset(), frozenset())
+    assert refused.look(votes)[1:] == ("votes", ["e-mail"])
+
+
 @pytest.mark.parametrize(
     "text", ["1" * 10**6, "a@" * 10**5, "+1 " * 10**5, "1-" * 10**5, "1------" * 10**5, "a." * 10**5 + "@", ":" * 10**5,
              "FR76 " + "A " * 10**5, "://a:" * 10**5]

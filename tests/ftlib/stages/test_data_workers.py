@@ -342,6 +342,24 @@ def test_a_cluster_is_handed_the_stage_and_says_what_it_raised(
     assert not [*(tmp_path / "work" / "jobs").glob("*")]
 
 
+def test_an_earlier_drivers_failure_is_not_raised_for_a_later_driver_that_was_lost(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ftlib.on_ray import jobs
+
+    def lost(*_: Any) -> None:
+        raise TransientError("Ray job ended as FAILED: a node was lost")
+
+    monkeypatch.setattr(jobs, "run_plan", lost)
+    job = bench.ingest_job(dataset(bench.own), compute=Compute(data_workers=2, ray_address="http://127.0.0.1:1"))
+    old = tmp_path / "work" / "jobs" / f"{job.stage}-{job.fingerprint}.failed"
+    old.parent.mkdir(parents=True)
+    old.write_text('{"kind": "DataError", "said": "an old one"}')
+    with pytest.raises(TransientError, match="a node was lost"):
+        ingest_stage.ingest(job, Workspace(tmp_path / "work"))
+    assert not old.exists()
+
+
 def test_jobs_are_the_same_for_any_number_of_workers(bench: Bench) -> None:
     job: Job = bench.ingest_job(dataset(bench.own))
     assert job.fingerprint == job.model_copy(update={"compute": Compute(data_workers=3)}).fingerprint

@@ -356,6 +356,23 @@ def test_signs_of_life_go_by_the_store_s_clock(place: str) -> None:
     assert (sign.rank, sign.age) == (1, 0.0)
 
 
+def test_who_finds_its_files_deleted_by_the_one_that_was_first_ends(place: str) -> None:
+    run, _ = again(place)
+    run.checkpoints.keep_best(run.model, 1)
+    run.checkpoints.settle(must=True)
+    RunPlace(place).clear("checkpoints")
+    run.checkpoints.save(*run.learnt, State(step=2, best_step=1))
+    with pytest.raises(StorageError, match=r"best-00000001-.*, which it promises, is gone"):
+        run.checkpoints.settle(must=True)  # it waited for ever
+
+
+def test_a_result_that_is_there_counts_whatever_another_machine_left(tmp_path: Path) -> None:
+    (tmp_path / worker.RESULT).write_text('{"steps": 3}')
+    (tmp_path / worker.FAILURE).write_text('{"kind": "Interrupted", "message": "stopped on request"}')
+    assert worker.outcome(Mock(run=str(tmp_path))) == {"steps": 3}
+    assert not (tmp_path / worker.FAILURE).exists()
+
+
 def test_damaged_best_weights_are_refused(place: str, bucket: Any) -> None:
     run, _ = again(place)
     run.checkpoints.keep_best(run.model, 1)

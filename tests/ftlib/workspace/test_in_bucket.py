@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from ftlib.errors import BusyError, StorageError
+from ftlib.errors import BusyError, Interrupted, StorageError
 from ftlib.progress import emit
 from ftlib.registry.outcome import Refusal
 from ftlib.storage import claims
 from ftlib.storage.node_cache import local_path
+from ftlib.storage.trees import create_tree, tree_of
 from ftlib.workspace import Workspace
 from tests.ftlib.workspace.kit import FILES, Made, Stage, build, ended, files_in, forked, machine
 
@@ -189,6 +190,28 @@ class TestTwoAtOnce:
         assert len(builds) == 2
         assert len(whose) == 1
         assert len(keys(bucket, RECORD)) == 1
+
+    @pytest.mark.parametrize("is_lost", [True, False])
+    def test_an_attempt_that_fails_takes_the_record_that_another_made_meanwhile(
+        self, place: str, s3_endpoint: str, tmp_path: Path, is_lost: bool
+    ) -> None:
+        """A training hears of a lost claim as a request to stop, and of files that the first deleted as damage."""
+        work, job = machine(place, tmp_path / "a", s3_endpoint), Stage()
+        name, key = f"stage-{job.fingerprint}", f"stages/stage/{job.fingerprint}"
+        (tmp_path / "theirs").mkdir()
+        store = work.store
+        assert store is not None
+
+        def attempt(_: Path) -> Made:
+            create_tree(store, key, tmp_path / "theirs", tree_of(tmp_path / "theirs", {"said": "theirs", "uri": ""}))
+            if not is_lost:
+                raise StorageError("its files are gone")
+            while not claims.create_beat(store, name, max(claims.numbers(store, name)) + 1, "b"):
+                pass
+            time.sleep(0.3)  # until its next beat
+            raise Interrupted("stopped on request")
+
+        assert work.once(job, Made, attempt).said == "theirs"
 
     @pytest.mark.slow
     def test_a_dead_holders_claim_is_taken_over_and_one_that_comes_back_loses_harmlessly(
