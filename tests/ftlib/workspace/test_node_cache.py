@@ -19,6 +19,7 @@ from ftlib.errors import ModelError, StorageError
 from ftlib.models.folder import locate
 from ftlib.models.reference import ModelRef
 from ftlib.storage.cache_room import Room
+from ftlib.storage.locks import exclusive
 from ftlib.storage.node_cache import NodeView, local_path, node_view
 from ftlib.storage.place import Place
 from ftlib.storage.store import Store
@@ -347,3 +348,21 @@ def test_a_stages_output_is_named_as_a_model(place: str, s3_endpoint: str, tmp_p
             assert not (folder.parent / "notes/a/b.txt").exists()  # only the model is fetched
     with pytest.raises(ModelError, match="other holds no model; give the output of a stage that makes one"):
         locate(ModelRef(path=f"{uri}/other"))
+
+
+def test_what_ended_processes_left_half_made_is_cleared_when_it_is_old(tmp_path: Path) -> None:
+    view = tmp_path / "work/0123"
+    left = ["attempts/aa", "attempts/bb", "attempts/cc", "stages/ingest/dd.work", "stages/ingest/ee.work"]
+    for name in left:
+        (view / name / "checkpoints").mkdir(parents=True)
+        (view / name / "checkpoints/rank-0").write_bytes(b"weights")
+        for path in (view / name / "checkpoints/rank-0", view / name / "checkpoints", view / name):
+            os.utime(path, (0, 0))
+    (view / "attempts/bb/checkpoints/rank-1").write_bytes(b"of now")
+    (view / "stages/train").mkdir()
+    with (
+        exclusive(view / "stages/train/cc.lock", wait=False),
+        exclusive(view / "stages/ingest/ee.lock", wait=False),
+    ):
+        Room(tmp_path).make(10)
+    assert [name for name in left if (view / name).exists()] == ["attempts/bb", "attempts/cc", "stages/ingest/ee.work"]
