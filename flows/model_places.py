@@ -10,10 +10,11 @@ from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.models.adapter import Bases
 from ftlib.models.checkpoint import model_in
-from ftlib.models.folder import package_folder
+from ftlib.models.folder import output_folder, package_folder
 from ftlib.registry import ModelRegistry
 from ftlib.storage import Place, open_store
 from ftlib.storage.model_folders import fetch_folder
+from ftlib.storage.node_cache import is_output
 from ftlib.storage.place import FOLDERS, is_remote
 from ftlib.workspace import make_cache, user_cache
 
@@ -23,6 +24,8 @@ def model_folder(spec: str, registry: Place) -> Path:
 
     That is a version, pulled from the registry, a folder of a bucket, or one of an installed package.
     """
+    if is_output(spec):
+        return output_folder(spec)
     cache = make_cache(user_cache())
     if is_remote(spec):
         return fetch_folder(registry.beside(spec), cache / "folders")

@@ -15,11 +15,13 @@ from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError
 from ftlib.kinds.predictions import Unasked
+from ftlib.models.folder import output_folder
 from ftlib.published.drawing import GUIDANCE, STEPS, Drawing
 from ftlib.published.predict import draws, reads_files
 from ftlib.published.predict import predict as answer
 from ftlib.registry.signing import PublicKey
 from ftlib.storage import Place
+from ftlib.storage.node_cache import is_output
 from ftlib.workspace import make_cache, user_cache
 
 
@@ -119,7 +121,8 @@ def predict(
 def _located(version: str, key: PublicKey | None, registry: Place) -> tuple[str, Path, dict[str, object]]:
     """Return what answers, its folder, and what --json says of it. A bare word is a model's name, never a folder's."""
     if "/" in version:
-        if not (folder := user_path(version)).is_dir():
+        folder = output_folder(version) if is_output(version) else user_path(version)
+        if not folder.is_dir():
             raise ModelError(f"{version!r} is no folder here; give one that was pulled, or a version as name@3")
         if key:
             raise RecipeError(f"--key: {version} is a folder, whose signature is in the registry; give a version")

@@ -11,6 +11,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import check_modality, check_principles, check_rewards
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.remarks import interpolation_remarks
+from ftlib.storage.node_cache import is_output
 
 
 def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -41,7 +42,8 @@ def notes(recipe: Recipe) -> Iterator[str]:
     """Yield a line for what a run would stop at after it has read rows or asked for the model, and other remarks."""
     yield from interpolation_remarks(recipe)
     path = recipe.model.path
-    if recipe.model.revision is None and not path.startswith("package:") and model_folder(recipe) is None:
+    elsewhere = path.startswith("package:") or is_output(path)
+    if recipe.model.revision is None and not elsewhere and model_folder(recipe) is None:
         yield (
             f"model.path: {path!r} is no folder here; a model of the hub needs revision, the commit's hash of 40 hex "
             "digits"

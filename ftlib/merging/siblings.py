@@ -13,6 +13,7 @@ from ftlib.models.checkpoint import Checkpoint, model_in
 from ftlib.models.folder import config_digest, read_config
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest
+from ftlib.storage.node_cache import is_output, local_path
 from ftlib.workspace import RECORD, read_record
 
 
@@ -22,11 +23,14 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     Raises ModelError for a folder without a record, an adapter whose base is not there, or a version that does not say
     what it was trained from; StorageError if there is no such version.
     """
-    folder = user_path(spec)
+    # The record stands in a bucket's output whatever part of it is fetched.
+    folder = local_path(f"{spec.rstrip('/')}/{model_in(Path())}").parent if is_output(spec) else user_path(spec)
     if folder.is_dir():
         checkpoint = read_record(folder, Checkpoint)
         if checkpoint is None:
-            raise ModelError(f"{folder} has no {RECORD}; give a folder under stages/train of a work folder")
+            raise ModelError(f"{spec} has no {RECORD}; give a folder under stages/train of a work folder")
+        if is_output(spec):
+            checkpoint = checkpoint.model_copy(update={"uri": spec.rstrip("/")})
         return _over_its_base(checkpoint, registry, cache)
     if not re.fullmatch(r"[^@]+@[0-9]+", spec):  # an alias moves, and with it what the same recipe means
         raise ModelError(f"sibling {spec!r} is no folder; give a folder of the train stage, or a version as name@3")

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from ftlib.errors import ModelError
+from ftlib.errors import ModelError, StorageError
 from ftlib.fingerprint import digest, file_digest
 from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, Base, Checkpoint, FoundModel
 from ftlib.models.folder import (
@@ -152,7 +152,7 @@ def find_base(folder: Path, bases: Bases = ANYWHERE) -> Base:
     others = "".join(f", and {path} has {has[:12] or 'an adapter'}" for path, has in given.items())
     try:
         path = next((path for path, has in given.items() if has == base.weights), None) or _place(base.name, bases)
-    except ModelError as error:
+    except (ModelError, StorageError) as error:
         remedy = others or "; name its folder: --base FOLDER"
         raise ModelError(f"{stands} with weights {base.weights[:12]}, which cannot be had: {error}{remedy}") from error
     actual = given.get(path) or ("" if is_adapter(path) else files_digest(path))

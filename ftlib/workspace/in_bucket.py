@@ -190,6 +190,7 @@ class InBucket(Workspace):
     @override
     def shared(self, relative: str | Path) -> Path:
         path = self.root / relative
+        self.view.hold_files()  # before the look: what is there now may be on its way out
         told = f"shared/{_posix(relative)}.json"
         if not path.exists() and (record := read_record(self.store, told, SharedFile)):
             return self.view.file(_posix(relative), record.file, told)
@@ -200,11 +201,12 @@ class InBucket(Workspace):
         path = self.root / relative
         data = self.store.read(_posix(relative))
         with local_errors(path, elsewhere=ELSEWHERE):
-            if data is not None:
-                private_folder(path.parent)
-                temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-                temporary.write_bytes(data)
-                temporary.replace(path)
+            if data is None:  # dropped elsewhere; or written here and not yet sent, so it is left where it is
+                return path.with_name(f".{path.name}.gone")
+            private_folder(path.parent)
+            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+            temporary.write_bytes(data)
+            temporary.replace(path)
         return path
 
     @override

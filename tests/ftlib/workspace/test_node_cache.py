@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
-from ftlib.errors import StorageError
+from flows.model_places import model_folder
+from ftlib.errors import ModelError, StorageError
+from ftlib.models.folder import locate
+from ftlib.models.reference import ModelRef
+from ftlib.storage.cache_room import Room
+from ftlib.storage.locks import exclusive
 from ftlib.storage.node_cache import NodeView, local_path, node_view
 from ftlib.storage.place import Place
 from ftlib.storage.store import Store
@@ -308,3 +313,56 @@ class TestDamage:
         work = machine(place, tmp_path / "c", s3_endpoint)
         assert files_in(local_path(made[0])) == FILES
         assert work.shared(made[1]).read_bytes() == b"hello"
+
+
+def test_a_shared_file_that_is_there_is_held_before_it_is_given(place: str, s3_endpoint: str, tmp_path: Path) -> None:
+    work = machine(place, tmp_path / "a", s3_endpoint)
+    (work.root / "outcomes").mkdir(parents=True)
+    (work.root / "outcomes/x").write_bytes(b"table")
+    work.share("outcomes/x")
+    view = view_of(place, tmp_path / "b", s3_endpoint)
+    work.shared("outcomes/x")
+    view.release_all()  # the process that fetched it has ended
+    held = work.shared("outcomes/x")
+    Room(tmp_path / "b").make(10, full=True)  # another process of the node
+    assert held.read_bytes() == b"table"
+
+
+def test_what_another_machine_dropped_is_not_the_newest(place: str, s3_endpoint: str, tmp_path: Path) -> None:
+    work = machine(place, tmp_path / "a", s3_endpoint)
+    (work.root / "runs").mkdir(parents=True)
+    (work.root / "runs/r").write_bytes(b"one")
+    assert not work.newest("runs/r").exists()  # it has not been sent, so nobody else has it
+    work.replace("runs/r")
+    assert work.newest("runs/r").read_bytes() == b"one"
+    machine(place, tmp_path / "b", s3_endpoint).drop("runs/r")
+    assert not machine(place, tmp_path / "a", s3_endpoint).newest("runs/r").exists()
+
+
+def test_a_stages_output_is_named_as_a_model(place: str, s3_endpoint: str, tmp_path: Path) -> None:
+    uri = machine(place, tmp_path / "a", s3_endpoint).once(Stage(), Made, build).uri
+    machine(place, tmp_path / "b", s3_endpoint)
+    for name in (uri, f"{uri}/", f"{uri}/model", f"{uri}/model/"):
+        for folder in (locate(ModelRef(path=name)), model_folder(name, Place.parse("registry"))):
+            assert sorted(path.name for path in folder.iterdir()) == ["same", "weights"]
+            assert not (folder.parent / "notes/a/b.txt").exists()  # only the model is fetched
+    with pytest.raises(ModelError, match="other holds no model; give the output of a stage that makes one"):
+        locate(ModelRef(path=f"{uri}/other"))
+
+
+def test_what_ended_processes_left_half_made_is_cleared_when_it_is_old(tmp_path: Path) -> None:
+    view = tmp_path / "work/0123"
+    left = ["attempts/aa", "attempts/bb", "attempts/cc", "stages/ingest/dd.work", "stages/ingest/ee.work"]
+    for name in left:
+        (view / name / "checkpoints").mkdir(parents=True)
+        (view / name / "checkpoints/rank-0").write_bytes(b"weights")
+        for path in (view / name / "checkpoints/rank-0", view / name / "checkpoints", view / name):
+            os.utime(path, (0, 0))
+    (view / "attempts/bb/checkpoints/rank-1").write_bytes(b"of now")
+    (view / "stages/train").mkdir()
+    with (
+        exclusive(view / "stages/train/cc.lock", wait=False),
+        exclusive(view / "stages/ingest/ee.lock", wait=False),
+    ):
+        Room(tmp_path).make(10)
+    assert [name for name in left if (view / name).exists()] == ["attempts/bb", "attempts/cc", "stages/ingest/ee.work"]
