@@ -1,5 +1,6 @@
 """Run a retraining up to its decision: what is new, whether to train, challenger against champion, promotion."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from ftlib.evaluation.results import Difference
 from ftlib.models.checkpoint import task_in
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
+from ftlib.published.ancestry import Ancestry
 from ftlib.published.row_index import contains, packed
 from ftlib.published.work_roots import note_publication
 from ftlib.recipe.evidence import Evidence
@@ -31,6 +33,7 @@ from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
+from ftlib.retraining.policy import AllRows
 from ftlib.wording import counted, dated
 from ftlib.workspace import Workspace, overwrite
 from tasks.runner import Runner, StageRun
@@ -113,10 +116,11 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     so_far = Challenge(
         recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
     )
-    forgotten = _to_unlearn(r, run.work, champion, registry)
+    forgotten = to_unlearn(r, run.work, champion, registry)
     if not forgotten and (nothing := nothing_to_read(listing.changes, so_far.champion)):
         return so_far.model_copy(update={"reasons": nothing.reasons, "worth": nothing})
     folder = champion.pull(registry, run.work) if champion else None
+    asked, r = r, _unlearning(r) if forgotten else r
     recipe = _starting(r, folder)
     files = pinned(r, listing, run.work)
     names = labels_of(folder) if folder and not r.tasks else ()
@@ -125,6 +129,9 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
     worth = worth_training(fresh, so_far.champion, r.retrain, forgotten)
+    if worth.go and r != asked:
+        note = "the champion's weights know them, so this starts from the recipe's model, on every row"
+        worth = worth.model_copy(update={"reasons": (*worth.reasons, note)})
     so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": fresh})
     if not worth.go:
         return so_far
@@ -139,18 +146,41 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
 
 
-def _to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
-    """Count the rows that the champion was trained on, and that are to be forgotten."""
+def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
+    """Count the rows to be forgotten that the champion was trained on, or a version of the model whose weights it has.
+
+    A request names the rows that it saw, and by key the versions that know them, whatever snapshots are left.
+    """
     asked = [one for one in read_requests(work) if one.dataset is None or one.dataset in r.training_datasets()]
     if champion is None or not asked:
         return 0
-    rows = sorted({row for one in asked for of_key in one.keys.values() for row in of_key})
-    return int(contains(champion.trained_on(champion.pull(registry, work)), packed(rows)).sum()) if rows else 0
+    version = str(champion.version)
+    before = Ancestry.read(registry).ancestors(version)  # of other names: the recipe's model, which stays
+    line = {version, *(name for name in before if name.rpartition("@")[0] == champion.version.name)}
+    rows = defaultdict[str, set[str]](set)
+    learnt: set[str] = set()
+    for one in asked:
+        for key, of_key in one.keys.items():
+            rows[key] |= {*of_key}
+        learnt |= {key for key, versions in one.learnt.items() if line & {*versions}}
+    ids = sorted({row for of_key in rows.values() for row in of_key})
+    trained_on: set[str] = set()
+    if ids:
+        among = contains(champion.trained_on(champion.pull(registry, work)), packed(ids))
+        trained_on = {ids[i] for i in among.nonzero()[0]}
+    return len(trained_on) + sum(rows[key].isdisjoint(trained_on) for key in learnt)
 
 
 def listing_of(run_id: str) -> str:
     """Return where a retraining keeps what it saw first, until it is settled: while it is there, the run may go on."""
     return f"listings/{run_id}.json"
+
+
+def _unlearning(r: Recipe) -> Recipe:
+    """Return a recipe that takes nothing of the champion's weights: they know the row, and pass it on."""
+    rows = AllRows() if r.retrain.rows.kind == "replay" else r.retrain.rows  # without those weights a share is too few
+    retrain = r.retrain.model_copy(update={"start": "base", "rows": rows})
+    return r.model_copy(update={"retrain": retrain})
 
 
 def _starting(r: Recipe, champion: Path | None) -> Recipe:

@@ -31,6 +31,9 @@ class ForgetRequest(Config):
     keys: dict[str, tuple[str, ...]]
     """By `digest_of_key`, the ids of the rows that had the key when it was asked for: what is left of them is found by
     it."""
+    learnt: dict[str, tuple[str, ...]] = {}
+    """By the same digest, the versions that a row with the key trained: which ones is asked of their indexes by the key
+    itself, which is known only now, and holds where no snapshot is left."""
     dataset: Name | None = None
     """The dataset whose rows these keys name; None: those of every dataset with a key."""
     at: str
@@ -41,7 +44,8 @@ class ForgetRequest(Config):
     @property
     def name(self) -> str:
         """Return the name of its file: equal requests are one."""
-        return f"{digest(identify([self.keys, self.dataset]))[:16]}.json"
+        about = [self.keys, self.dataset, *([self.learnt] if self.learnt else [])]
+        return f"{digest(identify(about))[:16]}.json"
 
 
 def digest_of_key(value: Value) -> str | None:

@@ -47,6 +47,8 @@ from ftlib.training.worker import threads, work
 _SPEC = "job.json"
 _SIOCGIFADDR = 0x8915
 """Linux's number for "what is the address of this interface"."""
+_OF_CONNECTIONS = ("gloo", "Gloo", "NCCL", "DistNetworkError", "DistStoreError")
+"""Words of a group that workers could not join."""
 _RESIZE_SECONDS = 20.0
 """Between two looks whether there is room for more workers; a training that grows goes back to its last checkpoint."""
 _STALE_STARTS = 3
@@ -124,16 +126,29 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
         except ControllerError as error:
             raise TransientError(
                 f"{plan.what}: its workers did not start in {plan.compute.max_failures + 1} attempts of "
-                f"{plan.compute.start_timeout_seconds:g} s ({_reason(error)}): {plan.compute.workers} of "
-                f"{threads(plan)} CPUs{' and 1 GPU' if plan.compute.use_gpu else ''} each are asked for, and "
-                f"{told('the cluster', nodes_here())}; lower compute.workers or compute.threads, or raise "
-                "compute.start_timeout_seconds if nodes are still to come"
+                f"{plan.compute.start_timeout_seconds:g} s ({_reason(error)}): {_asked(plan)}, and "
+                f"{told('the cluster', nodes_here())}; {_remedy(error)}"
             ) from error
         except TrainingFailedError as error:
             raise TransientError(
                 f"{plan.what}: workers were lost more than {plan.compute.max_failures} times "
                 f"({'; '.join([_reason(error), *map(str, lost(run_place(plan.run)))])}); {_goes_on(plan)}"
             ) from error
+
+
+def _asked(plan: Plan | FisherPlan) -> Wanted:
+    compute = plan.compute
+    return Wanted("workers", compute.least_workers, threads(plan), int(compute.use_gpu), at_most=compute.most_workers)
+
+
+def _remedy(error: ControllerError) -> str:
+    """Say what helps: workers that run and do not reach each other need no more room."""
+    if any(name in str(error) for name in _OF_CONNECTIONS):
+        return (
+            "they run, and do not reach each other: let nodes connect to one another on every port, or name their "
+            "network's interface in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME where Ray is started on them"
+        )
+    return "lower compute.workers or compute.threads, or raise compute.start_timeout_seconds if nodes are still to come"
 
 
 def _wait_for_the_least(plan: Plan | FisherPlan) -> None:
@@ -144,7 +159,7 @@ def _wait_for_the_least(plan: Plan | FisherPlan) -> None:
     compute = plan.compute
     if not compute.is_elastic:
         return
-    wanted = Wanted("workers", compute.least_workers, threads(plan), int(compute.use_gpu), at_most=compute.most_workers)
+    wanted = _asked(plan)
     seconds = compute.start_timeout_seconds * (compute.max_failures + 1)
     ends = time.monotonic() + seconds
     while lacking([wanted], nodes_here()) is not None:

@@ -219,7 +219,7 @@ class Eraser:
             return self.look(digests, registries, not_known)[0]
         with exclusive(self.root / FOLDER / "forget.lock", wait=False):
             found, search = self.look(digests, registries, not_known)
-            request = request_of(digests, search, self.dataset, self.by, self.clock())
+            request = request_of(digests, search, found.learnt, self.dataset, self.by, self.clock())
             write_request(Workspace(self.root), request)
             with local_errors(self.root), alone_in(self.root) as users:
                 if users:
@@ -424,10 +424,17 @@ def digests_of(keys: Iterable[str]) -> dict[str, str]:
     return digests
 
 
-def request_of(digests: Iterable[str], search: Search, dataset: str | None, by: str, at: datetime) -> ForgetRequest:
-    """Return what ingestion is asked from now on."""
+def request_of(
+    digests: Iterable[str], search: Search, learnt: Iterable[Holding], dataset: str | None, by: str, at: datetime
+) -> ForgetRequest:
+    """Return what ingestion is asked from now on, and which versions a retraining is to replace."""
+    trained = defaultdict[str, set[str]](set)
+    for one in learnt:
+        if one.split == "train" and one.through is None and (key := digest_of_key(one.wanted.value)):
+            trained[key].add(one.version)
     return ForgetRequest(
         keys={key: tuple(sorted(search.rows.get(key, ()))) for key in sorted(digests)}, dataset=dataset,
+        learnt={key: tuple(sorted(trained[key])) for key in sorted(trained)},
         at=at.isoformat(timespec="seconds"), by=by,
     )  # fmt: skip
 

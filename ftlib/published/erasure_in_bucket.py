@@ -131,7 +131,7 @@ class BucketEraser:
                 return self._look(digests, copy, registries, not_known).erasure
             with self.work.hold(f"{FOLDER}/forget", wait=False):
                 found = self._look(digests, copy, registries, not_known)
-                request = request_of(digests, found.search, self.dataset, self.by, self.clock())
+                request = request_of(digests, found.search, found.erasure.learnt, self.dataset, self.by, self.clock())
                 write_request(self.work, request)
                 # Who was there while we looked may have written since; who comes now takes no such row.
                 again = self._look(digests, copy, registries, not_known)

@@ -42,7 +42,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
     if lines := [*_missing_packages(recipe), *misfits(recipe)]:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
-    ask_for(recipe.encryption.kms_key)  # whoever has read it writes nothing that is not encrypted so
+    ask_for(recipe.encryption.kms_key)  # until the next is read, this process writes nothing that is not encrypted so
     return recipe
 
 

@@ -17,6 +17,8 @@ from ftlib.errors import RecipeError, StorageError
 
 KMS_KEY = "REGLAGE_KMS_KEY"
 """The environment variable that names the key; Ray's workers are given it."""
+_OF_RECIPE = "REGLAGE_KMS_KEY_OF_RECIPE"
+"""The same key, where a recipe set it and no person: the next recipe that is read takes it back."""
 KMS = "aws:kms"
 WRITES = frozenset(("put_object", "create_multipart_upload", "copy_object"))
 """Calls of S3 that make an object, and take the headers that ask for encryption. Parts are encrypted as their upload
@@ -45,15 +47,21 @@ def asked_key(place_key: str | None = None) -> str | None:
 
 
 def ask_for(key: str | None) -> None:
-    """Write with this key from now on, in this process and those it starts. Raises RecipeError if another was asked."""
+    """Write with a recipe's key from now on, in this process and those it starts, until another recipe is read.
+
+    A process may read several, each with its own key or none. Raises RecipeError if the environment asks for another.
+    """
+    if (earlier := os.environ.pop(_OF_RECIPE, None)) and os.environ.get(KMS_KEY) == earlier:
+        del os.environ[KMS_KEY]
     if key is None:
         return
-    if (before := os.environ.get(KMS_KEY) or key) != key:
+    if not os.environ.get(KMS_KEY):
+        os.environ[KMS_KEY] = os.environ[_OF_RECIPE] = key
+    if (before := os.environ[KMS_KEY]) != key:
         raise RecipeError(
             f"encryption.kms_key: the recipe asks for {key!r}, and {KMS_KEY} for {before!r}; what is written has one "
             f"key: unset {KMS_KEY}, or make them the same"
         )
-    os.environ[KMS_KEY] = key
 
 
 def environment() -> dict[str, str]:

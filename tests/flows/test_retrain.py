@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from prefect import flow, get_client
@@ -15,15 +17,18 @@ from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.approval import Approval, asks_a_person
-from flows.challenge import Challenge, challenge, settle
+from flows.challenge import Challenge, challenge, settle, to_unlearn
 from flows.retrain import retrain
 from flows.retrain_page import markdown
+from ftlib.data.forgotten import ForgetRequest, digest_of_key, write_request
 from ftlib.errors import DataError
+from ftlib.published.ancestry import Ancestry
 from ftlib.published.erasure import Eraser
 from ftlib.published.row_search import Wanted, find_rows
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
+from ftlib.registry.versions import Version
 from ftlib.retraining.file_ledger import FileLedger
 from ftlib.storage import LocalStore
 from ftlib.testing import tiny_chat_lm, tiny_recipe, tiny_rows, write_jsonl
@@ -112,19 +117,43 @@ def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Mode
 
 
 @pytest.mark.slow
-def test_rows_to_be_forgotten_are_reason_enough_to_train_and_the_next_version_does_not_know_them(model: Model):
+@pytest.mark.parametrize(("start", "snapshots"), [("base", True), ("champion", False)])
+def test_rows_to_be_forgotten_are_reason_enough_to_train_and_the_next_version_does_not_know_them(
+    model: Model, start: str, snapshots: bool
+):
     write_jsonl(model.rows / "monday.jsonl", [{"id": n, **row} for n, row in enumerate(tiny_rows(120))])
     keyed, keys = "datasets.home.key=id", tuple(map(str, range(5)))
     assert model.retrain(keyed)[1].what == "promoted"
     leave(model.work)
-    assert Eraser(model.work, keys).erase(delete=True).rows == 5
-    _, second = model.retrain(keyed, "retrain.margin=1.0")  # no file is new
+    if not snapshots:
+        shutil.rmtree(model.work / "stages" / "ingest")  # as `work gc` does where they are kept for some days
+    assert Eraser(model.work, keys).erase([model.registry], delete=True).rows == 5 * snapshots
+    _, second = model.retrain(keyed, "retrain.margin=1.0", f"retrain.start={start}")  # no file is new
     assert second.what == "promoted"
     assert any("to be forgotten that the champion was trained on" in reason for reason in second.worth.reasons)
     assert second.evidence.raw["home"].ledger.dropped == {"forgotten": 5}
     found = find_rows(model.registry, [Wanted(by="key", value=key) for key in keys]).found
-    assert {one.version for one in found} == {f"{NAME}@1"}
+    assert {one.version for one in found} == {f"{NAME}@1"}  # neither by its rows nor through its weights
     assert model.retrain(keyed)[1].what == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("ancestors", "version", "rows"),
+    [((), 1, 1), ((), 2, 0), (("base@4", f"{NAME}@1"), 2, 1), (("base@4",), 2, 0)],  # the second is of start: champion
+)
+def test_what_a_version_has_learnt_is_to_be_unlearnt_though_no_snapshot_is_left(
+    model: Model, monkeypatch: pytest.MonkeyPatch, ancestors: tuple[str, ...], version: int, rows: int
+):
+    key, other = digest_of_key("17") or "", digest_of_key("18") or ""
+    request = ForgetRequest(
+        keys={key: (), other: ()}, learnt={key: (f"{NAME}@1",), other: ("base@4",)}, at="2026-11-28", by="ann"
+    )
+    recipe, work, champion = model.recipe(), Workspace(model.work), MagicMock()
+    champion.version = Version(name=NAME, version=version, manifest="0" * 64, key="", nonce="", published_at="")
+    monkeypatch.setattr(Ancestry, "read", lambda _: SimpleNamespace(ancestors=lambda _: [*ancestors]))
+    assert to_unlearn(recipe, work, champion, model.registry) == 0
+    write_request(work, request)
+    assert to_unlearn(recipe, work, champion, model.registry) == rows
 
 
 def test_too_few_rows_wait_until_there_are_enough(kept: Model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import threading
 import time
@@ -12,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import numpy as np
 import pytest
-from safetensors.numpy import load
 
 from ftlib.testing import tiny_classifier, tiny_rows
 from ftlib.testing.rows import write_jsonl
@@ -111,16 +108,6 @@ class Run:
 
         return self.wait_for(again, seconds)
 
-    def weights(self) -> dict[str, np.ndarray[Any, Any]]:
-        return load(self._of_model("model.safetensors"))
-
-    def _of_model(self, name: str) -> bytes:
-        (key,) = [key for key in keys(self.cluster, f"{self.work}/stages/train/") if key.endswith("record.json")]
-        files = re.findall(r'"path":\s*"([^"]+)",\s*"sha256":\s*"(\w+)"', read(self.cluster, key))
-        (digest,) = [sha256 for path, sha256 in files if path == f"model/{name}"]
-        body = client(self.cluster).get_object(Bucket=BUCKET, Key=f"{self.work}/blobs/sha256/{digest[:2]}/{digest}")
-        return body["Body"].read()
-
 
 def client(cluster: Cluster) -> Any:
     names = dict(zip(("aws_access_key_id", "aws_secret_access_key", "region_name"), CREDENTIALS.values(), strict=True))
@@ -153,16 +140,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     assert cluster.left() == []
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster) -> Run:
-    """A training of two workers on the laptop's own Ray that nobody disturbs."""
-    return Run(cluster, "undisturbed", LONG, address="local").succeeds()
-
-
-LONG = "phases.tune.optimizer.epochs=60"
-"""Twelve hundred steps: long enough for a kill to hit one."""
-
-
 def test_nodes_share_nothing_but_the_bucket(cluster: Cluster) -> None:
     """No other path can be written to, and neither networks nor processes of others are seen."""
     look = "touch /tmp/mine; touch /root/all 2>&1; touch /opt/all 2>&1; ls /tmp; hostname -I"
@@ -172,40 +149,17 @@ def test_nodes_share_nothing_but_the_bucket(cluster: Cluster) -> None:
     assert cluster.machines["laptop"].address in said
 
 
-def test_a_node_killed_in_a_step_is_made_up_for_within_a_minute(cluster: Cluster, undisturbed: Run) -> None:
-    run = Run(cluster, "killed", LONG)
-    run.wait_for(lambda: run.steps() > 100, 200)
+def test_a_node_killed_in_a_step_is_made_up_for_within_a_minute(cluster: Cluster) -> None:
+    run = Run(cluster, "killed", "phases.tune.optimizer.epochs=20")  # 400 steps: a kill hits one
+    run.wait_for(lambda: run.steps() > 60, 200)
     busy = [name for name in cluster.nodes if list((cluster.folder / "disks" / name / ".cache").rglob("rank-*"))]
     cluster.kill(busy[-1])
     seconds = run.goes_on(90)
     print(f"{seconds:.1f} s from the kill to the next step")
     assert seconds < 60
     run.succeeds()
-    for name, tensor in undisturbed.weights().items():
-        np.testing.assert_array_equal(run.weights()[name], tensor)
     cluster.add(1)
     cluster.wait_for_nodes(3)
-
-
-def test_a_run_whose_head_is_killed_ends_in_a_line_and_the_next_goes_on(cluster: Cluster, undisturbed: Run) -> None:
-    run = Run(cluster, "headless", LONG)
-    run.wait_for(lambda: run.steps() > 300, 200)
-    before = run.steps()
-    cluster.kill("head")
-    assert run.ends() == 8
-    assert "Traceback" not in run.output
-    for name in cluster.nodes:
-        cluster.kill(name)
-    cluster.start_head()
-    for _ in range(3):
-        cluster.add(1)
-    cluster.wait_for_nodes(3)
-    again = Run(cluster, "headless", LONG)
-    again.goes_on(200)
-    assert [r["start"] for r in again.curve() if "start" in r][-1] > before / 3
-    again.succeeds()
-    for name, tensor in undisturbed.weights().items():
-        np.testing.assert_array_equal(again.weights()[name], tensor)
 
 
 def test_more_workers_than_the_cluster_can_give_are_refused_at_once(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """Encryption by the store: asked for with every write, and checked before anything that says something is written."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +111,20 @@ def test_two_different_keys_and_what_is_no_key_are_refused(monkeypatch: pytest.M
     ask_for(None)
     with pytest.raises(RecipeError, match="the recipe asks for 'alias/two', and REGLAGE_KMS_KEY for 'alias/one'"):
         ask_for("alias/two")
+    assert os.environ[KMS_KEY] == "alias/one"
     monkeypatch.setenv(KMS_KEY, "no key at all")
     with pytest.raises(StorageError, match="is no KMS key"):
         asked_key()
+
+
+def test_a_recipes_key_does_not_stick_to_the_next_recipe_of_the_process(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "environ", {})
+    for key in ("alias/one", "alias/two", None, "alias/two", "alias/two"):
+        ask_for(key)
+        assert asked_key() == key
+    ask_for(None)
+    assert os.environ == {}
+    os.environ[KMS_KEY] = "alias/mine"  # a person's stays
+    ask_for("alias/mine")
+    ask_for(None)
+    assert asked_key() == "alias/mine"

@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +37,7 @@ from ftlib.training.group import Group, unwrap
 from ftlib.training.heartbeat import Heartbeat, signs
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
-from ftlib.training.run_place import RunPlace
+from ftlib.training.run_place import RunPlace, attempt_of
 from ftlib.workspace import Workspace
 from tests.ftlib.training.stopping import stopped_at
 from tests.ftlib.training.test_checkpoints import ALONE
@@ -326,6 +329,105 @@ def test_a_training_in_a_bucket_ends_as_in_a_folder(work: str, bucket: Any, tmp_
     assert own - {file.relative_to(resumed.path).as_posix() for file in resumed.path.rglob("*")} == set()
 
 
+def test_attempts_hand_on_checkpoints_and_curves_and_share_nothing_else(work: str, bucket: Any, tmp_path: Path) -> None:
+    def begun() -> RunPlace:
+        return RunPlace(attempt_of(Workspace(work), "f" * 16, tmp_path))
+
+    first = begun()
+    run = Run(ALONE, "ddp", first.uri)
+    assert run.checkpoints.restore(*run.learnt) is None
+    with Curves(first, "tune", active=True) as log:
+        log.rewind(0)
+        for step in (1, 2, 3):
+            log.write(step=step, loss=step / 8)
+    wanted = trained(run, State(step=2), range(2))
+    curves.ask_to_stop(first)
+    first.write(worker.FAILURE, b"{}")
+    assert not first.is_superseded
+    second = begun()
+    assert (first.number, second.number, first.lasting.uri) == (1, 2, second.lasting.uri)
+    assert (first.is_superseded, second.is_superseded) == (True, False)
+    assert not any(second.has(name) for name in (curves.STOP, worker.FAILURE))
+    with pytest.raises(StorageError, match="another attempt has begun"):  # it could delete what the second goes on from
+        trained(run, State(step=3), range(2, 3))
+    again = Run(ALONE, "ddp", second.uri)
+    assert again.checkpoints.restore(*again.learnt) == State(step=2)
+    assert same(again.bits(), wanted)
+    with Curves(second, "tune", active=True) as log:
+        log.rewind(2)
+        assert [one["step"] for one in curves.read(second.folder / curves.FILE)] == [1, 2]
+        assert [one["step"] for one in curves.read(second.folder / curves.STARTS)] == [0, 2]
+    second.write(worker.RESULT, b"{}")
+    assert begun().uri == second.uri  # nobody came to record it
+    second.end()
+    assert keys(bucket) == []
+    assert second.is_superseded
+
+
+MACHINE = """
+import sys, time
+from pathlib import Path
+from ftlib.progress import listen
+from ftlib.stages.train import train
+from ftlib.storage import claims
+from ftlib.workspace import Workspace
+from tests.ftlib.training.test_resume import make_job
+
+claims.SECONDS_BETWEEN_BEATS, claims.PATIENCE = 0.2, 2.0
+claims.FIRST_LOOK, claims.SECONDS_BETWEEN_LOOKS = 0.05, 0.2
+
+def tell(sign):
+    if sign.unit == "steps":
+        print(sign.done, flush=True)
+        time.sleep(0.1)
+
+job = make_job(Path(sys.argv[2]), checkpoint_seconds=0.3)
+with listen(tell):
+    made = train(job, Workspace(sys.argv[1]))
+print(made.weights, made.facts["resumed_from_step"], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_machine_that_comes_back_takes_the_record_of_the_one_that_took_over(
+    work: str, bucket: Any, tmp_path: Path, ends: bool
+) -> None:
+    """It sleeps in mid-training, and wakes while the other trains, or when that is done."""
+
+    def machine(name: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "REGLAGE_CACHE": str(tmp_path / f"{name}-node")}
+        argv = [sys.executable, "-c", MACHINE, work, str(tmp_path / name)]
+        return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def until(process: subprocess.Popen[str], step: int) -> None:
+        assert process.stdout
+        for line in process.stdout:
+            if int(line) >= step:
+                return
+        raise AssertionError("it ended")
+
+    one = machine("one")
+    until(one, 8)
+    one.send_signal(signal.SIGSTOP)
+    other = machine("other")
+    until(other, 12)
+    if ends:
+        of_other = other.communicate(timeout=90)[0].splitlines()
+        one.send_signal(signal.SIGCONT)
+    else:
+        one.send_signal(signal.SIGCONT)
+        of_other = other.communicate(timeout=90)[0].splitlines()
+    of_one = one.communicate(timeout=90)[0].splitlines()
+    assert (one.returncode, other.returncode) == (0, 0)
+    assert of_one[-1] == of_other[-1]
+    assert int(of_one[-1].split()[1]) > 0  # it went on from the first one's checkpoint
+    assert of_other[-2] == "30"
+    assert "30" not in of_one  # it ended its own work
+    assert of_one[-1].split()[0] == train(make_job(tmp_path / "alone"), Workspace(tmp_path / "alone")).weights
+    assert keys(bucket) == keys(bucket, "work/claims/") == []
+
+
 def test_who_follows_sees_numbered_objects_and_asks_to_stop(place: str, tmp_path: Path) -> None:
     there, heard = RunPlace(place), list[Progress]()
 
@@ -450,7 +552,7 @@ def test_an_elastic_training_shrinks_and_grows_with_the_same_loss(
         cluster.shutdown()
     assert [type(error) for error in ended] == [Interrupted]
     assert len(restarts) == 2
-    seen = curves._Reader(RunPlace(f"{work}/attempts/{job.fingerprint}"))  # pyright: ignore[reportPrivateUsage]
+    seen = curves._Reader(RunPlace(f"{work}/attempts/{job.fingerprint}/00000001"))  # pyright: ignore[reportPrivateUsage]
     seen.look()
     last = int(seen.records[-1]["step"])
     with stopped_at(last):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import json
 import os
 import signal
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +32,41 @@ def keys(bucket: Any, word: str = "") -> list[str]:
 
 
 class TestOneAfterTheOther:
+    @pytest.mark.parametrize("records", [True, False])
+    def test_who_lost_its_claim_takes_the_others_record_whatever_its_own_work_ended_with(
+        self, place: str, s3_endpoint: str, tmp_path: Path, records: bool
+    ) -> None:
+        work = machine(place, tmp_path / "a", s3_endpoint)
+        heard = list[str]()
+
+        def overtaken(folder: Path) -> Made:
+            if heard:
+                return build(folder)
+            store, name = work.store, f"stage-{Stage().fingerprint}"
+            assert store is not None
+            if records:
+                (other := tmp_path / "other").mkdir()
+                made = build(other).model_copy(update={"said": "other", "fingerprint": Stage().fingerprint})
+                create_tree(store, f"stages/stage/{Stage().fingerprint}", other, tree_of(other, made.model_dump()))
+                raise Interrupted("stopped on request")  # by another driver's word
+            while not claims.create_beat(store, name, claims.newest(store, name)[0] + 1, "other"):
+                pass
+
+            def sign() -> None:
+                while not heard:
+                    try:
+                        emit("train", 1, 2, "steps")
+                    except claims.ClaimLostError as lost:
+                        heard.append(str(lost))
+
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(sign,))
+            thread.start()
+            thread.join()
+            raise StorageError("the workers ended")
+
+        assert work.once(Stage(), Made, overtaken).said == ("other" if records else "done")
+        assert bool(heard) is not records
+
     def test_what_one_made_another_finds_and_reads_part_by_part(
         self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
     ) -> None:
