@@ -16,8 +16,12 @@ import pytest
 
 from flows.model_places import model_folder
 from ftlib.errors import ModelError, StorageError
+from ftlib.merging.siblings import find_sibling
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import locate
 from ftlib.models.reference import ModelRef
+from ftlib.registry import ModelRegistry
+from ftlib.storage import LocalStore
 from ftlib.storage.cache_room import Room
 from ftlib.storage.locks import exclusive
 from ftlib.storage.node_cache import NodeView, local_path, node_view
@@ -366,3 +370,16 @@ def test_what_ended_processes_left_half_made_is_cleared_when_it_is_old(tmp_path:
     ):
         Room(tmp_path).make(10)
     assert [name for name in left if (view / name).exists()] == ["attempts/bb", "attempts/cc", "stages/ingest/ee.work"]
+
+
+def test_a_sibling_is_named_by_its_output_in_a_bucket(place: str, s3_endpoint: str, tmp_path: Path) -> None:
+    def train(folder: Path) -> Checkpoint:
+        build(folder)
+        told: dict[str, Any] = {"weights": "w", "parent": "p", "tokenizer": "t", "config": "c", "phase": "tune"}
+        return Checkpoint(**told, fresh_head=False, labels=("a",), parameters=1, trained_parameters=1)
+
+    uri = machine(place, tmp_path / "a", s3_endpoint).once(Stage(), Checkpoint, train).uri
+    machine(place, tmp_path / "b", s3_endpoint)
+    sibling = find_sibling(uri, ModelRegistry(LocalStore(tmp_path / "registry")), tmp_path / "versions")
+    assert (sibling.uri, sibling.weights) == (uri, "w")
+    assert sorted(path.name for path in sibling.folder.iterdir()) == ["same", "weights"]
