@@ -15,7 +15,7 @@ no personal data. A stretch of text counts for the first kind that takes it, in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from types import MappingProxyType
@@ -59,8 +59,6 @@ class _Pattern:
     found: re.Pattern[str]
     holds: Callable[[str], bool] = lambda _: True
     """Whether a stretch that looks so is one: its check digits."""
-    need: re.Pattern[str] | None = None
-    """What every text has in which it can be found, and is quicker to look for."""
     before: re.Pattern[str] | None = None
     """What stands before it and belongs to it: to look for that first would try every word."""
 
@@ -166,36 +164,87 @@ def _ibans() -> str:
 # Each begins with what it looks for, and looks behind that afterwards: so `re` passes over other characters quickly.
 _GAP = r"[ .\u00a0\u202f-]?"
 _HOST = r"@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"
-_NIR = rf"[1-478](?<!\w.)(?:{_GAP}\d\d){{2}}{_GAP}(?:\d\d|2[ABab])(?:{_GAP}\d{{3}}){{2}}{_GAP}\d\d(?!\w)"
-_CARD = r"[2-6](?<![\w.,+-].)\d{2,3}(?:[ -]?\d){9,15}(?![ -]?\d)(?!\w)"
-_PHONE = r"[+0](?<![\w+.].)(?:(?<=\+)|(?<=0)0)[1-9](?:[ .\u00a0\u202f()/-]{0,2}\d){7,14}(?!\w)"
-_IPV4 = r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\w)"
+_TWO = "[0-9][0-9]"
+_NIR = rf"[1-478](?<!\w.)(?:{_GAP}{_TWO}){{2}}{_GAP}(?:{_TWO}|2[ABab])(?:{_GAP}{_TWO}[0-9]){{2}}{_GAP}{_TWO}(?!\w)"
+_CARD = r"[2-6](?<![\w.,+-].)[0-9]{2,3}(?:[ -]?[0-9]){9,15}(?![ -]?[0-9])(?!\w)"
+_PHONE = r"[+0](?<![\w+.].)(?:(?<=\+)|(?<=0)0)[1-9](?:[ .\u00a0\u202f()/-]{0,2}[0-9]){7,14}(?!\w)"
+_IPV4 = r"[0-9](?<![\w.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?!\w|\.\w)"
 _IPV6 = r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])"
-_IN_IBANS = re.compile(r"\d\d(?<=[A-Za-z]{2}..)(?:[ -]?[A-Za-z0-9]){11}")
 _LONGEST_NAME = 64
 """Characters before the @ of an e-mail address."""
 _PATTERNS = (
-    _Pattern(
-        "credentials", re.compile(r"(?<=://)[^\s/:@\"'<>]{1,128}:[^\s/@\"'<>]{1,128}(?=@)"), need=re.compile("://")
-    ),
+    _Pattern("credentials", re.compile(r"(?<=://)[^\s/:@\"'<>]{1,128}:[^\s/@\"'<>]{1,128}(?=@)")),
     _Pattern("e-mail", re.compile(_HOST), before=re.compile(r"[\w.%+-]+\Z")),
-    _Pattern("iban", re.compile(_ibans(), re.IGNORECASE | re.ASCII), iban, _IN_IBANS),
+    _Pattern("iban", re.compile(_ibans(), re.IGNORECASE | re.ASCII), iban),
     _Pattern("nir", re.compile(_NIR), nir),
     _Pattern("card", re.compile(_CARD), card_number),
     _Pattern("phone", re.compile(_PHONE), _phone),
     _Pattern("ip", re.compile(_IPV4), _ipv4),
-    _Pattern("ip", re.compile(_IPV6), _ipv6, re.compile(":[0-9A-Fa-f]{0,4}:")),
+    _Pattern("ip", re.compile(_IPV6), _ipv6),
 )
-_FEWEST_DIGITS, _IN_ADDRESS = 7, 4
-"""Of all numbers but an IPv4 address, and of that."""
+_CREDENTIALS, _EMAIL, _IBAN, _NIRS, _CARDS, _PHONES, _OF_IPV4, _OF_IPV6 = _PATTERNS
 _OF_NUMBERS = tuple(pattern for pattern in _PATTERNS if pattern.kind in ("nir", "card"))
 """Kinds that a column of whole numbers may hold."""
+_FEWEST_OF_A_NUMBER = 10**11
+
+
+# What a text must have before a pattern is tried: looked for in copies with one sign for each class of bytes, by a few
+# searches for a fixed string, since most texts have a date or a number and no personal data. A gap is whatever a
+# pattern allows between digits; without the gaps a date is a run of 8 digits, with the time behind it of 10. Letters
+# are another sign than what is looked for, wherever they can be: so `in` skips them.
+_DIGITS, _LETTERS = b"0123456789", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DIGIT = bytes.maketrans(_DIGITS, b"0" * 10)
+_WORDS = bytes.maketrans(_DIGITS + _LETTERS, b"0" * 10 + b"a" * 52)
+_NUMBERS = bytes.maketrans(_DIGITS + _LETTERS + b"ABab", b"0" * 10 + b"x" * 52 + b"aaaa")
+_GAPS = b" .()/-" + "\u00a0\u202f".encode()
+_SHORTEST = 6
+"""Characters of the shortest text in which anything is found: a@b.cd."""
+_FEWEST_DIGITS, _IN_ADDRESS, _IN_NIR = 7, 4, 14
+"""Of all numbers but an IPv4 address, of that (which is 7 characters long), and of a NIR of Corsica: with 2A or 2B."""
+_IN_IBANS = re.compile(r"\d\d(?<=[A-Za-z]{2}..)(?:[ -]?[A-Za-z0-9]){11}", re.ASCII)
+_IN_IPV4 = re.compile(r"\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]")
+_IN_IPV6 = re.compile(r":(?::|(?:[0-9A-Fa-f]{1,4}:){6})")
+"""Two colons that leave groups out, or all seven: a time has neither."""
+
+
+def _candidates(text: str) -> Sequence[_Pattern]:
+    """Return the patterns that may find something in a text, in their order; of most texts, quickly, none."""
+    data = text.encode("utf-8", "replace")
+    digit = data.translate(_DIGIT)  # those of other scripts are none
+    first, last = digit.find(b"0"), digit.rfind(b"0")
+    patterns: Sequence[_Pattern] = ()
+    if last - first >= _FEWEST_DIGITS - 1 and (digits := digit.count(b"0", first)) >= _IN_ADDRESS:
+        patterns = _of_digits(text, data[max(0, first - 2) : last + 1], digits)
+    if "@" in text:
+        patterns = (_CREDENTIALS, _EMAIL, *patterns)
+    if (colon := text.find(":")) >= 0 and text.rfind(":") > colon and _IN_IPV6.search(text, colon):
+        patterns = (*patterns, _OF_IPV6)
+    return patterns
+
+
+def _of_digits(text: str, data: bytes, digits: int) -> Sequence[_Pattern]:
+    """Return the patterns of digits that may find something in a text's bytes around its first and last digit."""
+    patterns: list[_Pattern] = []
+    if digits >= _FEWEST_DIGITS:
+        if b"aa00" in data.translate(_WORDS) and _IN_IBANS.search(text):
+            patterns.append(_IBAN)
+        run = data.translate(_NUMBERS, _GAPS)
+        ten = b"0000000000" in run
+        if ten and b"000000000000" in run:
+            patterns += (_NIRS, _CARDS)
+        elif digits >= _IN_NIR and b"0a00000000" in run:
+            patterns.append(_NIRS)
+        if (ten and "00" in text) or (b"+" in run and b"+00000000" in run):
+            patterns.append(_PHONES)
+    if data.count(b".") > 2 and _IN_IPV4.search(text):
+        patterns.append(_OF_IPV4)
+    return patterns
 
 
 def redact(text: str, kinds: frozenset[PersonalKind], counts: dict[PersonalKind, int]) -> str:
     """Return a text with its personal data replaced by `[kind]`, counting each match."""
-    for pattern in _PATTERNS:
-        if pattern.kind in kinds and (pattern.need is None or pattern.need.search(text)):
+    for pattern in _candidates(text):
+        if pattern.kind in kinds:
             text = _replaced(text, pattern, counts)
     return text
 
@@ -239,7 +288,7 @@ class PersonalDataSearch:
             self.unseen -= values.keys()
         kept: dict[str, Value] | None = None
         for name, value in values.items():
-            if (type(value) is str and _is_plain(value)) or name in self.leave:
+            if _is_plain(value) or name in self.leave:
                 continue
             action = self.asked.action(name)
             if action == "ignore":
@@ -274,35 +323,34 @@ class PersonalDataSearch:
         if isinstance(value, str):
             return redact(value, self.kinds, counts)
         if isinstance(value, dict):
-            return self._redacted_object(value, counts)
+            return self._object(value, counts)
         if isinstance(value, list):
             return [self._redacted(one, counts) for one in value]
-        if isinstance(value, int) and value > 10**11:
+        if isinstance(value, int) and value >= _FEWEST_OF_A_NUMBER:
             for pattern in _OF_NUMBERS:
                 if pattern.kind in self.kinds and pattern.found.fullmatch(str(value)) and pattern.holds(str(value)):
                     counts[pattern.kind] = counts.get(pattern.kind, 0) + 1
                     return f"[{pattern.kind}]"
         return value
 
-    def _redacted_object(self, value: Mapping[str, Value], counts: dict[PersonalKind, int]) -> Value:
-        """Look at names, too: votes and mail headers go by address. Names that come out equal are numbered."""
+    def _object(self, value: dict[str, Value], counts: dict[PersonalKind, int]) -> dict[str, Value]:
+        """Return an object with its names redacted too; of two that become the same, the later one is numbered."""
         kept: dict[str, Value] = {}
         for name, one in value.items():
-            unique = safe = redact(name, self.kinds, counts)
-            number = 2
-            while unique in kept or (unique != name and unique in value):
-                unique, number = f"{safe} {number}", number + 1
-            kept[unique] = self._redacted(one, counts)
+            shown = hidden = redact(name, self.kinds, counts)
+            number = 1
+            while shown in kept or (shown != name and shown in value):
+                number += 1
+                shown = f"{hidden} {number}"
+            kept[shown] = self._redacted(one, counts)
         return kept
 
 
-def _is_plain(text: str) -> bool:
-    """Say of most texts, quickly, that nothing can be found in them."""
-    if "@" in text or text.count(":") > 1:
-        return False
-    data = text.encode("utf-8", "replace")
-    digits = len(data) - len(data.translate(None, b"0123456789"))  # those of other scripts are none
-    return digits < _FEWEST_DIGITS and (digits < _IN_ADDRESS or text.count(".") < _IN_ADDRESS - 1)
+def _is_plain(value: Value) -> bool:
+    """Say of most values, quickly, that nothing can be found in them."""
+    if type(value) is str:
+        return len(value) < _SHORTEST or not _candidates(value)
+    return value is None or type(value) is float or (type(value) is int and value < _FEWEST_OF_A_NUMBER)
 
 
 def said(counts: Counts) -> list[str]:

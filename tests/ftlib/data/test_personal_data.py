@@ -1,11 +1,13 @@
 """Personal data by patterns, against a set of lines that says what is found, missed and found wrongly."""
 
+import random
 import re
 import time
 from pathlib import Path
 
 import pytest
 
+from ftlib.data import personal_data
 from ftlib.data.personal_data import KINDS, PersonalData, PersonalDataSearch, redact, said
 
 LINES = [
@@ -72,3 +74,34 @@ def test_long_texts_that_nearly_match_take_no_longer_than_others(text: str):
     began = time.process_time()
     redact(text, ALL, {})
     assert time.process_time() - began < 2.0
+
+
+def test_the_quick_look_leaves_out_no_pattern_that_finds_something():
+    draw = random.Random(3)
+    whole = [line for _, line in LINES]
+    signs = ["\u00a0", "\u202f", " ", "é", *"012ABabx.:-+()/@"]
+    pieces = [*signs, "00", "2A", "::", "12", "2026-11-17", "14:32"]
+    for _ in range(3000):
+        text = "".join(draw.choice(whole if draw.random() < 0.2 else pieces) for _ in range(draw.randint(1, 9)))
+        text = "".join(c if draw.random() < 0.98 else draw.choice("0123 aB:.") for c in text)
+        expected, ours, theirs = text, {}, {}
+        for pattern in personal_data._PATTERNS:
+            expected = personal_data._replaced(expected, pattern, theirs)
+        assert (redact(text, ALL, ours), ours) == (expected, theirs)
+
+
+@pytest.mark.parametrize(
+    "text", ["at 14:32:10 on 2026-11-17, order 123456", "see v. 1.2. on 2026-11-17. a. b.", "2024"]
+)
+def test_a_date_or_a_small_number_is_no_candidate(text: str):
+    assert not personal_data._candidates(text)
+
+
+def test_names_in_objects_are_looked_at():
+    search = PersonalDataSearch(PersonalData(every_column="redact"), frozenset(), frozenset())
+    votes = {"a@b.de": 1, "[e-mail] 2": 2, "c@d.de": {"x": 3}, "y": 4}
+    kept, _, _ = search.look({"m": votes})
+    assert kept["m"] == {"[e-mail]": 1, "[e-mail] 2": 2, "[e-mail] 3": {"x": 3}, "y": 4}
+    assert search.counts == {"m": {"e-mail": 2}}
+    refusing = PersonalDataSearch(PersonalData(every_column="refuse"), frozenset(), frozenset())
+    assert refusing.look({"m": votes})[1] == "m"
