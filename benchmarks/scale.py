@@ -54,7 +54,7 @@ CONSTANTS = {
     "ingest": Constant(76e3, "rows/s of a core", "measured", f"an EPYC, with a schema, 2026-11-21: {HERE}"),
     "preprocess": Constant(5e3, "rows/s of a core", "measured", "the same: preprocess-reference.md"),
     "near": Constant(23e3, "rows/s of a core", "measured", "a tenth are near: preprocess-reference.md"),
-    "row_memory": Constant(899, "B of a row", "measured", f"near copies looked for: {HERE}"),
+    "row_memory": Constant(10, "B of a row", "code", "with a key and near copies looked for: many-rows.md"),
     "cores": Constant(20, "cores beside a GPU", "assumed", "160 of a node's 192 for eight: kubernetes.md"),
     "process": Constant(16e9, "B of the process of a run", "assumed", "its limit in kubernetes.md; yours to raise"),
     # The bucket
@@ -163,13 +163,16 @@ class Scale:
         return max(of_node, model.state / self.of["part_up"] / self.of["puts"])
 
     def filling(self, size: float, gpus: int) -> float:
-        """Return the seconds until every node has `size` bytes from the bucket.
+        """Return the seconds until every node's cache has `size` bytes: one process fetches, the others wait for it."""
+        return self._downloading(size, 1, gpus)
 
-        A node has one process a GPU that downloads; the bucket answers so many requests a second for each prefix.
+    def _downloading(self, size: float, processes: int, gpus: int) -> float:
+        """Return the seconds until each node has `size` bytes from the bucket, by so many of its processes.
+
+        The bucket answers so many requests a second for each prefix.
         """
-        nodes, ranks = math.ceil(gpus / A_NODE), min(gpus, A_NODE)
-        of_node = size / min(ranks * self.of["download"], self.of["node_network"])
-        return max(of_node, nodes * size / self.of["part_down"] / self.of["gets"])
+        of_node = size / min(processes * self.of["download"], self.of["node_network"])
+        return max(of_node, math.ceil(gpus / A_NODE) * size / self.of["part_down"] / self.of["gets"])
 
     def publishing(self, model: Model) -> float:
         """Return the seconds to upload a bf16 version and to read it back, in one process."""
@@ -178,7 +181,7 @@ class Scale:
     def resuming(self, model: Model, gpus: int) -> float:
         """Return the seconds from a killed node to the next step: a restart, and every rank's shard from the bucket."""
         nodes = math.ceil(gpus / A_NODE)
-        return self.of["restart"] + self.filling(model.state / nodes, gpus)
+        return self.of["restart"] + self._downloading(model.state / nodes, min(gpus, A_NODE), gpus)
 
     def lost(self, model: Model, gpus: int) -> float:
         """Return the share of time that failures take: half an interval of checkpoints, and what resuming takes."""
@@ -427,7 +430,7 @@ def duration(seconds: float) -> str:
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}" if seconds < 1000 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def amount(size: float) -> str:

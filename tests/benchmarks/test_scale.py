@@ -40,7 +40,6 @@ def test_the_page_has_the_scripts_tables() -> None:
     [
         ("mfu_ours", "benchmarks.md", "| Réglage, in process | 17,646 | 11 % |"),
         ("ingest", "benchmarks.md", "the whole stage with a schema | 76,000 |"),
-        ("row_memory", "benchmarks.md", "899\nbytes"),
         ("upload", "benchmarks.md", "| Réglage | 220 (200 to 228) |"),
         ("download", "benchmarks.md", "470 (419 to 586)"),
         ("list", "benchmarks.md", "3,000; 10,000 | 1.3; 4.1 |"),
@@ -100,7 +99,7 @@ def test_the_bottlenecks_that_the_page_names() -> None:
     ours = Scale({"mfu": CONSTANTS["mfu_ours"].value})
     assert [first_of_gpus(ours, gpus)[:4] for gpus in GPUS[1:]] == ["GPUs"] * 4
     one_core, many = [[first_of_rows(SCALE, case, rows) for rows in ROWS] for case in (CASES[0], CASES[3])]
-    assert one_core == ["starting", *["preparing rows"] * 3, *["memory of one process"] * 2]
+    assert one_core == ["starting", *["preparing rows"] * 5]
     assert many == [*["publishing"] * 3, *["GPUs"] * 3]
     cores = SCALE.rate(SMALL, 1) / 75 / (1 / (SCALE.preprocessing(1, 1) + SCALE.ingesting(1, 1)))
     assert 5.5 < cores < 6.5
