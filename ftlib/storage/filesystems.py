@@ -1,6 +1,6 @@
-"""fsspec's filesystem of a place, for libraries that read and write files themselves: pyarrow, and Ray Data by it.
+"""fsspec's filesystem of a place, for programs around Réglage whose libraries read files themselves, as pyarrow does.
 
-What decides anything, and what must be verified as it is moved, goes by `open_store` and `open_objects`.
+No stage of ours reads by it. What decides anything, and what must be verified as it is moved, goes by `open_store` and `open_objects`.
 """
 
 from __future__ import annotations
