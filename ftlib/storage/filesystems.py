@@ -1,6 +1,7 @@
 """fsspec's filesystem of a place, for programs around Réglage whose libraries read files themselves, as pyarrow does.
 
-No stage of ours reads by it. What decides anything, and what must be verified as it is moved, goes by `open_store` and `open_objects`.
+No stage of ours reads by it. What decides anything, and what must be verified as it is moved, goes by `open_store` and
+`open_objects`.
 """
 
 from __future__ import annotations
