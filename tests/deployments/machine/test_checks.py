@@ -70,14 +70,14 @@ def test_little_disk_is_a_warning_and_none_is_the_end(monkeypatch, tmp_path, fre
 
 def test_a_registry_is_tried_by_a_race_of_writers_and_left_as_it_was(tmp_path: Path, monkeypatch):
     (tmp_path / "registry").mkdir()
-    assert "of 8 writers at once one won" in store(str(tmp_path / "registry")).found
+    assert "of 8 writers at once one won" in store("registry", str(tmp_path / "registry")).found
     assert [path for path in (tmp_path / "registry").rglob("*") if path.is_file()] == []
 
     def torn(*_: object) -> None:
         raise checks.ReglageError("s3://b let 8 of 8 writers create the same object; use another store")
 
     monkeypatch.setattr("ftlib.registry.probe", torn)
-    bad = store(str(tmp_path / "registry"))
+    bad = store("registry", str(tmp_path / "registry"))
     assert (bad.ok, bad.needed, bad.remedy) == (False, True, "use another store")
 
 

@@ -18,6 +18,7 @@ SAID_BY_A_PERSON = {
     "ftlib/data/sources/image_folder.py",
     "ftlib/data/sources/feedback.py",
     "ftlib/data/sources/stored_files.py",
+    "ftlib/models/reference.py",
     "ftlib/registry/places/s3.py",
     "ftlib/registry/places/__init__.py",  # back from a place to what a recipe says
     "ftlib/artifacts.py",  # what an artifact says of its place

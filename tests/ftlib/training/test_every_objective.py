@@ -178,7 +178,7 @@ def stepped(
     meeting, given, said = threading.Barrier(ranks), [None] * ranks, [None] * ranks
 
     def work(rank: int) -> None:
-        mine, group = copy.deepcopy(model), Rank(rank, ranks, torch.device("cpu"), meeting, given)
+        mine, group = copy.deepcopy(model), Rank(rank, ranks, torch.device("cpu"), meeting=meeting, given=given)
         asking = Asking(objective, mine, Collator.of(mine), group, companions=companions, micro_batch_size=micro)
         pieces, count = asking.pieces(split, BATCH)
         total = 0.0
