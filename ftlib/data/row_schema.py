@@ -17,7 +17,6 @@ from pydantic import Field, model_validator
 from ftlib.config import Config
 from ftlib.data.rows import BadReason, BadRow, Row, Schema, Value, held_by
 
-_EXCERPT = 60
 """Characters of a value that a quarantine entry shows."""
 _TYPES: dict[str, type] = {"string": str, "int": int, "float": float, "bool": bool, "datetime": str}
 _WHERE = re.compile(r" - at `\$\.(.*)`$", re.DOTALL)
@@ -138,13 +137,8 @@ def _refusal(row: Row, values: Mapping[str, Value], required: list[str], message
         return BadRow(row.uri, row.line, row.bytes, "wrong_type", message)
     what, name = message[: where.start()], where[1]
     reason: BadReason = "wrong_type" if ", got `" in what else "not_allowed"
-    return _bad(row, reason, name, f"{what}: {_excerpt(values[name])}")
+    return _bad(row, reason, name, f"{what}: {values[name]!r}")
 
 
 def _bad(row: Row, reason: BadReason, column: str, detail: str) -> BadRow:
     return BadRow(row.uri, row.line, row.bytes, reason, f"column {column!r}: {detail}", column)
-
-
-def _excerpt(value: Value) -> str:
-    text = repr(value)
-    return text if len(text) <= _EXCERPT else text[:_EXCERPT] + "..."

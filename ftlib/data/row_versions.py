@@ -47,16 +47,16 @@ class RowVersions:
         self._kinds: dict[Literal["numbers", "dates"], Value] = {}
 
     def check(self, row: Row) -> BadRow | None:
-        """Say what is wrong with a row's key, moment or deletion mark; None if nothing is."""
+        """Say what is wrong with a row's key, moment or deletion mark, last of all its value; None if nothing is."""
         if row_key(row.values.get(self.key)) is None:
             value = row.values.get(self.key)
-            return BadRow(row.uri, row.line, row.bytes, "missing_key", f"{value!r:.80} is no key", self.key)
+            return BadRow(row.uri, row.line, row.bytes, "missing_key", f"no key: {value!r}", self.key)
         if is_tombstone(row.values.get(DELETED)) is None:
             value = row.values[DELETED]
-            return BadRow(row.uri, row.line, row.bytes, "odd_deleted", f"{value!r:.80}, allowed: true, false", DELETED)
+            return BadRow(row.uri, row.line, row.bytes, "odd_deleted", f"neither true nor false: {value!r}", DELETED)
         if self.updated and moment_of(row.values.get(self.updated)) is None:
             value = row.values[self.updated]
-            detail = f"{value!r:.80} is neither a number nor an ISO 8601 date"
+            detail = f"neither a number nor an ISO 8601 date: {value!r}"
             return BadRow(row.uri, row.line, row.bytes, "odd_updated", detail, self.updated)
         return None
 

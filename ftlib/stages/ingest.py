@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _SIGN_OF_LIFE = 2000
 """Rows between two signs of progress."""
+_LONGEST_DETAIL = 300
+"""Characters of what is said of a bad row, which may end in a value of it."""
 
 
 class IngestJob(Job):
@@ -223,7 +225,8 @@ class _Reading:
             if isinstance(checked, Passed):
                 tally.passed[checked.reason] += 1
             elif isinstance(checked, BadRow):
-                checked = replace(checked, detail=self.personal.safe(checked.detail))
+                # Cut behind the redaction: half an address fits no pattern.
+                checked = replace(checked, detail=self.personal.safe(checked.detail)[:_LONGEST_DETAIL])
                 tally.refuse(checked)
                 quarantine.write(json.dumps({**asdict(checked), **self._whose(row)}).encode() + b"\n")
             elif checked is not None:

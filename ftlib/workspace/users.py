@@ -16,8 +16,7 @@ from threading import Lock
 
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.locks import is_named
-
-_ELSEWHERE = "choose another --work"
+from ftlib.workspace.records import ELSEWHERE
 
 _entered: dict[tuple[Path, int], tuple[Path, FileIO]] = {}
 _entering = Lock()
@@ -30,7 +29,7 @@ def enter(root: Path) -> None:
     Waits while a collector deletes what has no lock of its own. Raises StorageError where nothing can be written.
     """
     key = (root, os.getpid())
-    with _entering, local_errors(root, elsewhere=_ELSEWHERE):
+    with _entering, local_errors(root, elsewhere=ELSEWHERE):
         if key in _entered and is_named(_entered[key][1], _entered[key][0]):
             return
         private_folder(users_in(root))

@@ -56,6 +56,7 @@ def test_what_is_redacted_lies_nowhere_in_the_work_folder_not_even_in_the_quaran
         {"id": None, "text": SECRETS[0], "note": "no key"},
         {"id": "6", "text": "ok", "note": "n", "day": f"not a day {SECRETS[0]}"},
         {"id": ["a", SECRETS[0]], "text": "ok", "note": "n"},
+        *({"id": ["v" * before + " " + SECRETS[0]], "text": "ok", "note": "n"} for before in (66, 280)),
     ]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     columns = {"text": {"type": "string"}, "day": {"type": "datetime", "required": False}}
@@ -65,9 +66,11 @@ def test_what_is_redacted_lies_nowhere_in_the_work_folder_not_even_in_the_quaran
     assert [row["text"] for row in kept] == ["write [e-mail]", "card [card]", "nothing"]
     assert kept[1]["note"] == "[ip]"
     quarantined = [json.loads(line) for line in (raw.path / "quarantine.jsonl").read_text().splitlines()]
-    assert [row["reason"] for row in quarantined] == ["wrong_type", "missing_key", "wrong_type", "missing_key"]
+    assert [row["reason"] for row in quarantined] == ["wrong_type", "missing_key", "wrong_type", *["missing_key"] * 3]
     assert "[e-mail]" in quarantined[2]["detail"]
-    assert not [secret for secret in SECRETS if secret.encode() in everything_in(work.root / "stages")]
+    kept_bytes = everything_in(work.root / "stages")
+    assert not [secret for secret in SECRETS if secret.encode() in kept_bytes]
+    assert SECRETS[0].partition("@")[0].encode() not in kept_bytes, "nor the half of one that a quote was cut in"
     assert asked(path, every_column="redact").fingerprint != asked(path).fingerprint
 
 
