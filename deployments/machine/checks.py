@@ -45,14 +45,14 @@ def examine(
     With a recipe also at what it reads, where it publishes, its GPUs and its cluster. `ray`: start a local Ray, too.
     """
     wanted = None if recipe is None else recipe.compute
-    here = {"REGLAGE_CACHE": cache_root()} if is_remote(work) else {"--work": Path(work)}
-    there = {} if is_remote(registry) else {"--registry": user_path(registry)}
+    of_work = {"REGLAGE_CACHE": cache_root()} if is_remote(work) else {"--work": Path(work)}
+    of_registry = {} if is_remote(registry) else {"--registry": user_path(registry)}
     return [
         *versions(),
         code(),
         *extensions(),
         *machine(recipe),
-        *disk(here | there),
+        *disk(of_work | of_registry),
         store("work", work) if is_remote(work) else writable("work", Path(work)),
         store("registry", registry),
         *(sources(recipe) if recipe else ()),
@@ -60,7 +60,7 @@ def examine(
         *(local_ray() if ray or (wanted and wanted.most_workers > 0 and wanted.ray_address == "local") else ()),
         prefect(),
         *installation(home),
-        *exposure(next(iter(here.values()))),
+        *exposure(next(iter(of_work.values()))),
     ]
 
 

@@ -237,10 +237,10 @@ class BucketCheckpoints(Checkpoints):
             if not (self._folder / folder / part).exists():  # weights that were best, and are not any more
                 self._owed.remove(folder)
                 continue
-            said = (self._folder / folder / description).read_bytes()
-            sha256 = Description.model_validate_json(said).sha256
+            description_bytes = (self._folder / folder / description).read_bytes()
+            sha256 = Description.model_validate_json(description_bytes).sha256
             self._place.upload(self._folder / folder / part, f"{FOLDER}/{folder}/{part}", sha256)
-            self._place.write(f"{FOLDER}/{folder}/{description}", said)
+            self._place.write(f"{FOLDER}/{folder}/{description}", description_bytes)
             self._owed.remove(folder)
 
     def _forget_older(self, name: str) -> None:
@@ -303,11 +303,11 @@ class BucketCheckpoints(Checkpoints):
         files: dict[str, str] = {}
         for rank in range(self._group.world_size):
             description = description_of(rank)
-            while (said := self._place.read(f"{FOLDER}/{folder}/{description}")) is None:
+            while (description_bytes := self._place.read(f"{FOLDER}/{folder}/{description}")) is None:
                 if not wait or writing.abandoned.is_set() or self._given_up.wait(_LOOK_SECONDS):
                     return None
                 self._check_not_superseded()
-            files[description] = hashlib.sha256(said).hexdigest()
+            files[description] = hashlib.sha256(description_bytes).hexdigest()
         return Manifest(fingerprint=self._fingerprint, name=name, folder=folder, files=files)
 
     def _created(self, name: str, manifest: Manifest) -> None:
@@ -418,18 +418,23 @@ class BucketCheckpoints(Checkpoints):
 
         def read() -> None:
             for name in sorted(manifest.files)[self._group.rank :: self._group.world_size]:
-                said = self._place.read(f"{FOLDER}/{manifest.folder}/{name}")
-                right = said is not None and hashlib.sha256(said).hexdigest() == manifest.files[name]
-                mine[name] = said if right else None
+                description_bytes = self._place.read(f"{FOLDER}/{manifest.folder}/{name}")
+                right = (
+                    description_bytes is not None
+                    and hashlib.sha256(description_bytes).hexdigest() == manifest.files[name]
+                )
+                mine[name] = description_bytes if right else None
 
         self._group.together(read)
         all_of_them = cast("list[dict[str, bytes | None]]", self._group.gather(mine))
         described: dict[str, Description] = {}
-        for name, said in [pair for each in all_of_them for pair in each.items()]:
-            if said is None:
+        for name, description_bytes in [pair for each in all_of_them for pair in each.items()]:
+            if description_bytes is None:
                 self._tell_damage(manifest, name)
                 return None
-            described[name] = parse(Description, said, f"{self._place.uri}/{FOLDER}/{manifest.folder}/{name}")
+            described[name] = parse(
+                Description, description_bytes, f"{self._place.uri}/{FOLDER}/{manifest.folder}/{name}"
+            )
         return described
 
     def _brought(
