@@ -21,7 +21,7 @@ $(READY): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion,gcs,azure]"
+	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion,gcs,azure,search,detection,serve]"
 	$(BIN)/python -m flows.prefect_server
 	@touch $@
 

@@ -1,0 +1,1 @@
+"""What a served version answered, kept: `serve` writes it, `monitor` reads it."""
