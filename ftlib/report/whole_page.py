@@ -24,6 +24,7 @@ from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
+from ftlib.report.learning_curve import learning_section
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.principles import principles_section
@@ -75,6 +76,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
         policy_section(evidence.ends, folder),
+        learning_section(evidence, work, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
