@@ -27,7 +27,7 @@ def nested_share(
     """
     import numpy as np
 
-    examples = [_PIECE.sub("", row_id) for row_id in row_ids]
+    examples = [example_of(row_id) for row_id in row_ids]
     of_label: dict[Hashable, dict[str, None]] = defaultdict(dict)
     label_of: dict[str, Hashable] = {}
     for example, label in zip(examples, labels, strict=True):
@@ -38,6 +38,11 @@ def nested_share(
         for example in sorted(mine, key=lambda one: (_place(one, seed), one))[: math.ceil(share * len(mine) - 1e-9)]
     }
     return np.array([example in taken for example in examples], np.bool_)
+
+
+def example_of(row_id: str) -> str:
+    """Return the id of the example that a prepared row is, or is a piece of."""
+    return _PIECE.sub("", row_id)
 
 
 def _place(example: str, seed: int) -> bytes:

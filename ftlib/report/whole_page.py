@@ -30,6 +30,7 @@ from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.strip import sample_strip
+from ftlib.report.suspects import suspects_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
 from ftlib.wording import counted
@@ -73,6 +74,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         _tax(evidence, work, folder),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
+        suspects_section(evidence, work),
         principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
         policy_section(evidence.ends, folder),

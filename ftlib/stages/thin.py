@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ftlib.data.datasets import PreparedDataset, SplitFacts
-from ftlib.data.nested_share import nested_share
+from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
+from ftlib.data.nested_share import example_of, nested_share
 from ftlib.data.prepared import SPLITS, split_file
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+NOT_IN_SHARE = "not_in_share"
 
 
 class ThinJob(Job):
@@ -49,10 +52,17 @@ def thin(job: ThinJob, work: Workspace) -> PreparedDataset:
         for split in SPLITS[1:]:
             shutil.copyfile(split_file(job.data.path, split), split_file(folder, split))
         facts = _facts(job.data, target, _labels(less))
-        content = digest([job.data.digest(), file_digest(target)])
-        return job.data.model_copy(update={"content": content, "splits": {**job.data.splits, "train": facts}})
+        content, before = digest([job.data.digest(), file_digest(target)]), job.data.ledger
+        left_out = len(_examples(table)) - len(_examples(less))
+        ledger = Ledger(rows_in=before.kept, kept=before.kept - left_out, dropped={NOT_IN_SHARE: left_out})
+        splits = {**job.data.splits, "train": facts}
+        return job.data.model_copy(update={"content": content, "splits": splits, "ledger": ledger})
 
     return work.once(job, PreparedDataset, build)
+
+
+def _examples(table: pa.Table) -> set[str]:
+    return {*map(example_of, table["row_id"].to_pylist())}
 
 
 def _labels(table: pa.Table) -> Sequence[Hashable]:
