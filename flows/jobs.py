@@ -36,6 +36,7 @@ from ftlib.stages.quote import QuoteJob
 from ftlib.stages.revise import ReviseJob
 from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
+from ftlib.stages.thin import ThinJob
 from ftlib.stages.train import TrainJob
 from ftlib.stages.uphold import UpholdJob
 from ftlib.training.fisher import Fisher
@@ -157,6 +158,11 @@ def train_job(
         compute=recipe.compute,
         fisher=fisher,
     )
+
+
+def thin_job(recipe: Recipe, data: PreparedDataset, share: float, seed: int | None) -> ThinJob:
+    """Say which share of a dataset's training rows to take; `seed` instead of the recipe's."""
+    return ThinJob(data=data, share=share, seed=recipe.seed if seed is None else seed)
 
 
 def with_added_rows(phase: Phase, rows: tuple[int, ...]) -> Phase:
