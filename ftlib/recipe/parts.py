@@ -18,6 +18,7 @@ from ftlib.models.added_tokens import AddedToken
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
+from ftlib.retraining.live_policy import Monitor
 from ftlib.retraining.policy import Retrain
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
@@ -29,7 +30,12 @@ R = TypeVar("R", bound="RecipeParts")
 class RecipeParts(Config):
     """Everything a run is told, and what its parts say of each other; `Recipe` is one whose parts fit."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": (), "encryption": Encryption()}
+    introduced: ClassVar[Mapping[str, object]] = {
+        "prune": None,
+        "added_tokens": (),
+        "encryption": Encryption(),
+        "monitor": Monitor(),
+    }
 
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
@@ -53,6 +59,8 @@ class RecipeParts(Config):
     """Under which name the chosen candidate is published, and where."""
     retrain: Retrain = Retrain()
     """When `reglage retrain` trains again, and when it replaces the version in place."""
+    monitor: Monitor = Monitor()
+    """Which log of live answers `reglage monitor` reads, and what it does about them."""
     compute: Compute = Compute()
     """Where it runs, and how fast; the result is the same."""
     encryption: Encryption = Encryption()
