@@ -109,7 +109,7 @@ def _quality(verdict: LiveVerdict, level: float, folder: Path) -> Iterator[Secti
     rows = [
         Row(
             [
-                *texts(f"{window.number}: {window.since[:16]} to {window.until[:16]}", window.answers, window.judged),
+                *texts(f"{window.number}: {_day(window.since)} to {_day(window.until)}", window.answers, window.judged),
                 cell,
                 *(column[i] for column in columns),
                 Cell(*_judged(window, asked.least)),
@@ -153,7 +153,7 @@ def _quality_figure(windows: Sequence[WindowQuality], verdict: LiveVerdict, fold
         if asked.least is not None:
             axes.axhline(asked.least, color=CHOSEN, linewidth=1.4, linestyle=(0, (4, 3)), label="asked for at least")
         axes.set_xlim(min(at) - 0.6, max(at) + 0.6)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xticks(at)
         axes.set_xlabel("window")
         axes.set_title(f"{asked.what} by window", loc="left")
         legend_below(axes)
@@ -184,3 +184,7 @@ def _read(verdict: LiveVerdict) -> Section:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _day(moment: str) -> str:
+    return moment[:16].replace("T", " ")

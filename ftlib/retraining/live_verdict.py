@@ -86,7 +86,7 @@ class LiveVerdict(Config):
         if self.worse:
             return self._with("worse", [said_of(window, self.standard) for window in self.worse])
         if large := self.moves.large:
-            return self._with("drifted", [f"moved: {drift}" for drift in large])
+            return self._with("drifted", [f"{drift} has moved" for drift in large])
         if self.moves.drifts or any(not window.too_few for window in self.quality):
             judged = [window for window in self.quality if not window.too_few]
             same = f"nothing moved among {counted(len(self.moves.drifts), 'feature')}" if self.moves.drifts else ""
@@ -103,7 +103,7 @@ class LiveVerdict(Config):
 def said_of(window: WindowQuality, asked: Standard) -> str:
     """Say how a window's quality stands to what is asked for."""
     share = "nothing" if window.share is None else f"{window.share:.4f} [{window.low:.4f}, {window.high:.4f}]"
-    least = "" if asked.least is None else f", asked for are {asked.least:.4f}"
+    least = "" if asked.least is None else f"; at least {asked.least:.4f} is asked for"
     return f"{asked.what} {share} of {counted(window.judged, 'answer')} in window {window.number}{least}"
 
 
