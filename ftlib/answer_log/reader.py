@@ -261,11 +261,13 @@ def _fields(found: dict[str, Any], values: Mapping[str, Any], measures: tuple[st
         for name in ("request", "label", "at")
         if isinstance(found.get(name), int | float | datetime) and not isinstance(found.get(name), bool)
     }
+    if not measures:
+        return {**found, **texts}
     own = found.get("measures") or {}
     if isinstance(own, dict):  # a table has every measure in every row, null where there is none
         told |= {name: value for name, value in cast("dict[str, Any]", own).items() if value is not None}
         own = told
-    return {**found, **texts, **({"measures": own} if own else {})}
+    return {**found, **texts, "measures": own}
 
 
 def _insert_answers(database: sqlite3.Connection, rows: Iterator[tuple[Any, ...]]) -> int:
