@@ -12,6 +12,9 @@ from ftlib.retraining.drift import Drift, DriftLimits, numbers_moved, values_mov
 from ftlib.retraining.live_counts import LiveCounts
 from ftlib.wording import counted
 
+UNKNOWN_TOKENS = "unknown tokens"
+"""The feature of tokens that the vocabulary does not know."""
+
 
 class Reference(Config):
     """What a version's lineage says of the rows it was made with and of its own answers."""
@@ -49,7 +52,7 @@ def moves(reference: Reference, live: LiveCounts, limits: DriftLimits, version: 
     for feature, before, now, of_values in _features(reference, live, version):
         if isinstance(before, str):
             not_compared.append(f"{feature}: {before}")
-        elif short := _too_few(before, now, limits):
+        elif short := _too_few(*_sizes(feature, reference, live, before, now), limits):
             not_compared.append(f"{feature}: {short}")
         elif of_values:
             drifts.append(values_moved(feature, _named(before), _named(now), limits))
@@ -76,12 +79,21 @@ def _features(
         yield "confidence", (answered.confidence if answered else {}) or old, mine.confidence, False
     if mine.tokens and (answered is None or answered.tokens):
         tokens = {"known": answered.tokens - answered.unknown, "unknown": answered.unknown} if answered else old
-        yield "unknown tokens", tokens, {"known": mine.tokens - mine.unknown, "unknown": mine.unknown}, True
+        yield UNKNOWN_TOKENS, tokens, {"known": mine.tokens - mine.unknown, "unknown": mine.unknown}, True
 
 
-def _too_few(before: Mapping[Any, int], now: Mapping[Any, int], limits: DriftLimits) -> str | None:
-    for counts, whose in ((now, "in the window"), (before, "to compare with")):
-        if (rows := sum(counts.values())) < limits.rows:
+def _sizes(
+    feature: str, reference: Reference, live: LiveCounts, before: Mapping[Any, int], now: Mapping[Any, int]
+) -> tuple[int, int]:
+    """Return how many rows each side has: tokens of one row are no draws of their own."""
+    if feature == UNKNOWN_TOKENS and reference.answered:
+        return reference.answered.rows, live.answered.rows
+    return sum(before.values()), sum(now.values())
+
+
+def _too_few(before: int, now: int, limits: DriftLimits) -> str | None:
+    for rows, whose in ((now, "in the window"), (before, "to compare with")):
+        if rows < limits.rows:
             return f"{counted(rows, 'value')} {whose}, needed are {limits.rows:,}"
     return None
 
