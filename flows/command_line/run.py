@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from flows.challenge import Challenge
     from flows.run_record import RunRecord
+    from ftlib.retraining.live_verdict import LiveVerdict
 
 
 def run_recipe(
@@ -56,6 +57,18 @@ def run_retraining(
         return lambda: retrain(str(path), tracking=shown, overrides=list(overrides), work=str(work), return_state=True)
 
     return cast("Challenge", _run(load, _folder(path, overrides, work)))
+
+
+def run_monitor(path: Path, log: str | None, overrides: Sequence[str], work: str) -> "LiveVerdict":
+    """Look once at a recipe's live answers. Raises RecipeError before anything starts."""
+
+    def load() -> Callable[[], "State[Any]"]:
+        from flows.monitor import monitor
+
+        return lambda: monitor(str(path), log=log, overrides=list(overrides), work=str(work), return_state=True)
+
+    folder = Workspace(work).root / "runs" / load_recipe(path, overrides).name / "monitor"
+    return cast("LiveVerdict", _run(load, folder))
 
 
 def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:

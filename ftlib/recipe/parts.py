@@ -19,6 +19,7 @@ from ftlib.models.added_tokens import AddedToken
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
+from ftlib.retraining.live_policy import Monitor
 from ftlib.retraining.policy import Retrain
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
@@ -31,7 +32,11 @@ class RecipeParts(Config):
     """Everything a run is told, and what its parts say of each other; `Recipe` is one whose parts fit."""
 
     introduced: ClassVar[Mapping[str, object]] = {
-        **{"prune": None, "added_tokens": (), "encryption": Encryption(), "learning_curve": None},
+        "prune": None,
+        "added_tokens": (),
+        "encryption": Encryption(),
+        "learning_curve": None,
+        "monitor": Monitor(),
     }
 
     name: Name
@@ -58,6 +63,8 @@ class RecipeParts(Config):
     """On which shares of the rows to train again, for the report to say what more rows would give; null: none."""
     retrain: Retrain = Retrain()
     """When `reglage retrain` trains again, and when it replaces the version in place."""
+    monitor: Monitor = Monitor()
+    """Which log of live answers `reglage monitor` reads, and what it does about them."""
     compute: Compute = Compute()
     """Where it runs, and how fast; the result is the same."""
     encryption: Encryption = Encryption()
