@@ -35,6 +35,7 @@ class LazyGroup(ReglageGroup):
         "status": "flows.command_line.up",
         "init": "flows.command_line.init",
         "work": "flows.command_line.work",
+        "serve": "flows.command_line.serve",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
