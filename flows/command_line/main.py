@@ -36,6 +36,7 @@ class LazyGroup(ReglageGroup):
         "init": "flows.command_line.init",
         "work": "flows.command_line.work",
         "monitor": "flows.command_line.monitor",
+        "serve": "flows.command_line.serve",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
