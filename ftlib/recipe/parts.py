@@ -19,6 +19,7 @@ from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.policy import Retrain
+from ftlib.search.search import Search
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
@@ -29,7 +30,12 @@ R = TypeVar("R", bound="RecipeParts")
 class RecipeParts(Config):
     """Everything a run is told, and what its parts say of each other; `Recipe` is one whose parts fit."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": (), "encryption": Encryption()}
+    introduced: ClassVar[Mapping[str, object]] = {
+        "prune": None,
+        "added_tokens": (),
+        "encryption": Encryption(),
+        "search": Search(),
+    }
 
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
@@ -53,6 +59,8 @@ class RecipeParts(Config):
     """Under which name the chosen candidate is published, and where."""
     retrain: Retrain = Retrain()
     """When `reglage retrain` trains again, and when it replaces the version in place."""
+    search: Search = Search()
+    """Which values of other fields `reglage search` tries."""
     compute: Compute = Compute()
     """Where it runs, and how fast; the result is the same."""
     encryption: Encryption = Encryption()
