@@ -14,17 +14,16 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
-from flows.searching import Searched
+from flows.searching import Searched, study_of
 from flows.steps import Inputs
 from flows.trial_process import Order
 from flows.trials import TrialProcess
 from ftlib.errors import RecipeError, TrainingError
-from ftlib.fingerprint import identify
 from ftlib.progress import note
 from ftlib.search.halving import rungs
 from ftlib.search.proposals import propose, told_before, trials_of
 from ftlib.search.space import Point
-from ftlib.search.study import Study, study_key
+from ftlib.search.study import Study
 from ftlib.search.trial import Outcome, Trial
 from ftlib.wording import some
 from ftlib.workspace import Workspace
@@ -126,13 +125,6 @@ class Trials:
     def _over(self, number: int, outcome: Outcome) -> None:
         trial = self.study.add(number, self._points[number], outcome)
         note("search", f"trial {number} {told(trial)}")
-
-
-def study_of(asked: Searched, given: Inputs) -> str:
-    """Return the name of the study that a search is."""
-    files = {name: [identify(one) for one in files] for name, files in given.files.items()}
-    forgotten = [repr(request) for request in given.forgotten]
-    return study_key(asked.search, asked.metric, asked.identity(given.model.digest(), files, forgotten))
 
 
 def told(trial: Trial) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue, ValidationError
 
+from flows.steps import Inputs
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import identify
@@ -17,6 +18,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.search.proposals import check_sampler
 from ftlib.search.search import Search
 from ftlib.search.space import Choice, Point, override_of
+from ftlib.search.study import study_key
 from ftlib.search.trial import Trial
 from ftlib.search.tries import read_tries
 from ftlib.wording import some, these
@@ -63,7 +65,8 @@ class Searched:
             problem = error.errors()[0]
             where = ".".join(map(str, ("search", *problem["loc"])))
             message = str(problem["msg"]).removeprefix("Value error, ")
-            raise RecipeError(f"{where}: {message[:1].lower()}{message[1:]}, got {problem['input']!r:.80}") from None
+            got = f", got {problem['input']!r}" if problem["loc"] else ""
+            raise RecipeError(f"{where}: {message[:1].lower()}{message[1:]}{got}") from None
         return cls(str(path), data, tuple(overrides), search)
 
     @cached_property
@@ -173,6 +176,13 @@ class Searched:
         fields = [name for name in type(self.recipe).model_fields if name not in left_out]
         parts = {name: identify(getattr(self.recipe, name)) for name in fields}
         return {**parts, "model": model, "files": files, "forgotten": forgotten}
+
+
+def study_of(asked: Searched, given: Inputs) -> str:
+    """Return the name of the study that a search is."""
+    files = {name: [identify(one) for one in files] for name, files in given.files.items()}
+    forgotten = [repr(request) for request in given.forgotten]
+    return study_key(asked.search, asked.metric, asked.identity(given.model.digest(), files, forgotten))
 
 
 def _at(data: Any, path: str) -> object:

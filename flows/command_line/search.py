@@ -12,7 +12,7 @@ from flows.command_line.console import emit, json_option, stdout_console
 from flows.command_line.options import recipe_argument, set_option, work_option
 
 if TYPE_CHECKING:
-    from flows.search_plan import SearchPlan
+    from flows.command_line.search_plan import SearchPlan
     from flows.searching import Searched
     from ftlib.search.record import SearchRecord
     from ftlib.search.trial import Trial
@@ -74,7 +74,7 @@ def search(
     asked = Searched.load(recipe, overrides, tries, **changes)
     asked.check()
     if only_plan:
-        from flows.search_plan import plan_search
+        from flows.command_line.search_plan import plan_search
 
         plan = plan_search(asked, work)
         emit(lambda: _print_plan(plan), plan.model_dump(mode="json"), as_json)

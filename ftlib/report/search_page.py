@@ -73,7 +73,7 @@ def _tiles(record: SearchRecord) -> list[Tile]:
 
 def _best(record: SearchRecord, command: str) -> Section:
     rows = [
-        Row([Cell(path, code=True), *texts(written(value)), *texts(_domain(record, path))])
+        Row([Cell(path, code=True), *texts(written(value)), *texts(record.search.space[path].words())])
         for path, value in record.winner.values.items()
     ]
     tables = [Table(["field", "best", "tried"], rows)]
@@ -83,15 +83,6 @@ def _best(record: SearchRecord, command: str) -> Section:
         "than it is: the test rows below, which no trial was measured on, say how good it is."
     )
     return Section("best", "Best values", f"{lead} {_soup_words(record)}".strip(), tables=[*tables, made])
-
-
-def _domain(record: SearchRecord, path: str) -> str:
-    domain = record.search.space[path]
-    if (every := domain.every()) is not None and len(every) <= 5:
-        return ", ".join(written(domain.value(point)) for point in every)
-    low, high = domain.corners()[:2] if domain.kind != "choice" else (domain.corners()[0], domain.corners()[-1])
-    scale = ", by orders of magnitude" if domain.on_log_scale else ""
-    return f"{written(low)} to {written(high)}{scale}"
 
 
 def _soup_words(record: SearchRecord) -> str:

@@ -92,7 +92,7 @@ def _study(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = int(np.random.SeedSequence([search.seed & 0xFFFFFFFF, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([search.seed % 2**64, number]).generate_state(1)[0])
     samplers = optuna.samplers
     sampler = samplers.TPESampler(seed=seed) if search.sampler == "tpe" else samplers.RandomSampler(seed=seed)
     direction = "maximize" if maximize else "minimize"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 DIGITS = 4
 """Significant digits of a proposed number: it is copied into commands, and more decide nothing."""
+_INNER = 0.382
+"""Where the value lies that the recipe is held against beside the ends: a field of whole numbers takes no such one."""
+_LISTED = 6
+"""Values that are named one by one."""
 Point = float | int
 """A value as the sampler knows it: a number, or the place of a value in its list."""
 
@@ -34,7 +38,7 @@ class DomainBase(Config, ABC):
 
     @abstractmethod
     def corners(self) -> tuple[JsonValue, ...]:
-        """Return the values that the recipe is held against before anything starts: ends, or all of a list."""
+        """Return the values that the recipe is held against at first: both ends and one between, or all."""
 
     @abstractmethod
     def every(self) -> tuple[Point, ...] | None:
@@ -48,6 +52,14 @@ class DomainBase(Config, ABC):
     def on_log_scale(self) -> bool:
         """Say whether factors count, not differences."""
         return False
+
+    def words(self) -> str:
+        """Return what it holds, for people."""
+        every = self.every()
+        if every is not None and len(every) <= _LISTED:
+            return ", ".join(written(self.value(point)) for point in every)
+        corners = self.corners()
+        return f"{written(corners[0])} to {written(corners[-1])}{', by orders of magnitude' * self.on_log_scale}"
 
 
 class _Range(DomainBase, ABC):
@@ -73,7 +85,8 @@ class _Range(DomainBase, ABC):
 
     @override
     def corners(self) -> tuple[JsonValue, ...]:
-        return (self.low, self.high)
+        inner = float(f"{self.low + _INNER * (self.high - self.low):.{DIGITS}g}")
+        return (self.low, inner, self.high)
 
     @override
     def every(self) -> tuple[Point, ...] | None:
