@@ -72,6 +72,7 @@ def finished(asked: Searched, tried: Sequence[Trial], run: Runner, files: Files,
         overrides=(*asked.overrides, *asked.overrides_of(best.values), *more),
         soup=soup,
         importance=importances(asked.search, tried, maximize=asked.maximize),
+        confidence=recipe.evaluations[asked.metric.partition("/")[0]].confidence,
         results=tuple(results(end.evidence.final, end.evidence.selection, recipe.evaluations)),
         result=end.result,
     )

@@ -14,6 +14,8 @@ from ftlib.search.trial import Trial
 
 _LETTERS = 16
 """Of a value below an axis."""
+_MARGIN = 0.04
+"""Of a field's range, on both sides of it."""
 
 
 def best_so_far(folder: Path, record: SearchRecord) -> Figure:
@@ -29,9 +31,7 @@ def best_so_far(folder: Path, record: SearchRecord) -> Figure:
             best = value if better else best
             line.append(best if best is not None else value)
         axes.step([t.number for t in done], line, where="post", color=TARGET, linewidth=1.8, label="best so far")
-        if broken := [trial.number for trial in record.trials if trial.outcome.state != "done"]:
-            foot = axes.get_ylim()[0]
-            axes.plot(broken, [foot] * len(broken), "x", color=SHIFTED, label="not measured", clip_on=False)
+        _foot(axes, [float(trial.number) for trial in record.trials if trial.outcome.state != "done"])
         axes.set_xlabel("trial")
         axes.locator_params(axis="x", integer=True)
         axes.set_title(plain(record.metric), loc="left")
@@ -50,13 +50,15 @@ def fields(folder: Path, record: SearchRecord) -> Figure | None:
         for axes, (path, domain) in zip(grid, record.search.space.items(), strict=True):
             _draw(axes, [_place(domain, trial, path) for trial in done], done, record)
             _scale(axes, domain)
+            _foot(axes, [_place(domain, trial, path) for trial in record.trials if trial.outcome.state != "done"])
             axes.set_title(plain(_title(path)), loc="left")
             axes.set_ylabel(plain(record.metric))
         return saved(
             figure,
             folder,
             "fields",
-            "Every measured trial by the value of each field; the bars are intervals, the other colour is the best.",
+            "Every trial by the value of each field: bars are intervals, the other colour is the best, and a cross at "
+            "the foot was not measured.",
         )
 
 
@@ -78,8 +80,21 @@ def _scale(axes: Any, domain: DomainBase) -> None:
         short = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in names]
         axes.set_xticks(range(len(names)), [plain(name) for name in short], rotation=20 if len(names) > 3 else 0)
         axes.set_xlim(-0.5, len(names) - 0.5)
-    elif domain.on_log_scale:
+        return
+    low, high = (float(str(end)) for end in (domain.corners()[0], domain.corners()[-1]))
+    if domain.on_log_scale:
         axes.set_xscale("log")
+        axes.set_xlim(low / (high / low) ** _MARGIN, high * (high / low) ** _MARGIN)
+    else:
+        axes.set_xlim(low - _MARGIN * (high - low), high + _MARGIN * (high - low))
+
+
+def _foot(axes: Any, at: Sequence[float]) -> None:
+    """Mark at the foot where trials are that were not measured."""
+    if at:
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high)
+        axes.plot(at, [low] * len(at), "x", color=SHIFTED, label="not measured", clip_on=False)
 
 
 def _draw(axes: Any, at: Sequence[float], trials: Sequence[Trial], record: SearchRecord) -> None:

@@ -30,7 +30,7 @@ def search_page(record: SearchRecord, command: str, folder: Path) -> Page:
             _best(record, command),
             _fields(record, fields(folder, record)),
             _trials(record, best_so_far(folder, record)),
-            results_section(record.results, 0.95),
+            results_section(record.results, record.confidence),
         ],
     )
 

@@ -41,6 +41,8 @@ class SearchRecord(Config):
     soup: SoupFacts | None = None
     importance: dict[str, float] = {}
     """By field, the share of the metric's variance that it explains; empty where nothing can be said."""
+    confidence: float = 0.95
+    """Of the intervals."""
     results: tuple[Result, ...] = ()
     """On the test rows: the ends of the winner's phases, and its choice."""
     result: ModelVersion | Refusal | None = None
