@@ -45,6 +45,7 @@ class Standing(NamedTuple):
 STANDING = {
     "finetune": Standing("flows.finetune.finetune", "finetune", trains=True),
     "retrain": Standing("flows.retrain.retrain", "retrain", trains=True),
+    "search": Standing("flows.search.search", "search", trains=True),
     "evaluate": Standing("flows.evaluate.evaluate", "evaluate"),
     "interpolate": Standing("flows.interpolate.interpolate", "interpolate"),
     "promote": Standing("flows.promote.promote", "registry"),

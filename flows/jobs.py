@@ -13,7 +13,7 @@ from ftlib.evaluation.principle_facts import RevisedDataset
 from ftlib.evaluation.reward_models import weights_of
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
-from ftlib.merging.siblings import find_sibling
+from ftlib.merging.siblings import find_sibling, named_apart
 from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.published.lineage import called
@@ -383,7 +383,8 @@ def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     if not recipe.interpolation.siblings:
         return []
     registry = ModelRegistry(recipe.publish.to.store())
-    return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+    found = [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+    return named_apart(found, recipe.phases[-1].name)
 
 
 def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:

@@ -19,6 +19,7 @@ class LazyGroup(ReglageGroup):
 
     elsewhere: ClassVar = {
         "registry": "flows.command_line.registry",
+        "search": "flows.command_line.search",
         "predict": "flows.command_line.predict",
         "interpolate": "flows.command_line.interpolate",
         "evaluate": "flows.command_line.evaluate",

@@ -21,6 +21,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
 from ftlib.retraining.live_policy import Monitor
 from ftlib.retraining.policy import Retrain
+from ftlib.search.search import Search
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
@@ -37,6 +38,7 @@ class RecipeParts(Config):
         "encryption": Encryption(),
         "learning_curve": None,
         "monitor": Monitor(),
+        "search": Search(),
     }
 
     name: Name
@@ -65,6 +67,8 @@ class RecipeParts(Config):
     """When `reglage retrain` trains again, and when it replaces the version in place."""
     monitor: Monitor = Monitor()
     """Which log of live answers `reglage monitor` reads, and what it does about them."""
+    search: Search = Search()
+    """Which values of other fields `reglage search` tries."""
     compute: Compute = Compute()
     """Where it runs, and how fast; the result is the same."""
     encryption: Encryption = Encryption()
