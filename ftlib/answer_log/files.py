@@ -131,6 +131,7 @@ def records(file: LogFile, wanted: tuple[str, ...], damages: Damages) -> Iterato
 
 
 def _lines(path: Path, name: str, damages: Damages) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of JSON lines, each line read only as far as one may be long."""
     with path.open("rb") as stream:
         number = 0
         while line := stream.readline(LONGEST_LINE + 1):
@@ -155,6 +156,7 @@ def _lines(path: Path, name: str, damages: Damages) -> Iterator[tuple[str, dict[
 
 
 def _rows(path: Path, name: str, wanted: tuple[str, ...], damages: Damages) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a table's rows block by block, without the cells that are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

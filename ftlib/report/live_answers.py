@@ -141,6 +141,7 @@ def _judged(window: WindowQuality, least: float | None) -> tuple[str, None, str,
 
 
 def _quality_figure(windows: Sequence[WindowQuality], verdict: LiveVerdict, folder: Path) -> Figure:
+    """Draw each window's share with its range, beside what was measured and what is asked for."""
     with canvas(8.4, 3.0, 1, 1) as (figure, grid):
         axes, asked = grid[0][0], verdict.standard
         at = [window.number for window in windows]

@@ -111,6 +111,7 @@ def _of_window(
     seconds: float,
     metrics: Sequence[Metric],
 ) -> WindowQuality:
+    """Hold one window against what is asked for."""
     of_thumbs = isinstance(rule, OfThumbs)
     judged, good = (window.thumbs, window.good) if of_thumbs else (window.labelled, window.right)
     level = level_of(number, asked.level)
