@@ -73,7 +73,8 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 VARIATIONS = {
     *("frozen_layers", "gradual_unfreezing", "kept_adapter", "layer_decay_early_stopping", "local_files", "lora"),
     *("alpha_without_labels", "multi_label"),
-    *("feedback", "lines", "mixture", "mixup", "model_stock", "prompt", "regression", "soup", "sql", "text_pairs"),
+    *("feedback", "lines", "mixture", "mixup", "model_stock", "prompt", "regression"),
+    *("search", "soup", "sql", "text_pairs"),
     *("diffusion_lora", "dpo"),
 }
 """Recipes whose way from rows to a version others go as well, but for what tests of its own hold; run by the slow

@@ -1,0 +1,131 @@
+"""Whole searches: what is tried is published, killed ones go on, what breaks is counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ftlib.registry import ModelRegistry
+from ftlib.storage import LocalStore
+from ftlib.testing import tiny_recipe as write_tiny_recipe
+
+pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+
+RATE = "phases.tune.optimizer.learning_rate"
+CHANGES = {
+    "interpolation": {"kind": "off"},
+    "select": {"by": "home/accuracy"},
+    "search": {
+        "space": {RATE: {"kind": "log_uniform", "low": 1e-5, "high": 1e-1}},
+        "trials": 4,
+        "halving": {"factor": 2, "first": 0.25},
+        "soup": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_tiny_recipe(tmp_path_factory.mktemp("searched"))
+    recipe: dict[str, Any] = {**yaml.safe_load(path.read_text()), **CHANGES}
+    recipe["phases"][-1] |= {"evaluations_per_epoch": 2, "optimizer": {"epochs": 2, "learning_rate": 1e-3}}
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return path
+
+
+def start(command: str, path: Path, work: Path, *words: str) -> "subprocess.Popen[str]":
+    line = [sys.executable, "-m", "flows.command_line.main", command, str(path), "--work", str(work), *words, "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=environment)
+
+
+def finish(command: str, path: Path, work: Path, *words: str) -> dict[str, Any]:
+    process = start(command, path, work, *words)
+    out, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors
+    return json.loads(out)
+
+
+def came_to(record: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What trials came to, without what they took."""
+    return [
+        (trial["number"], trial["values"], *(trial["outcome"][name] for name in ("state", "value", "looks", "end")))
+        for trial in record["trials"]
+    ]
+
+
+@pytest.fixture(scope="module")
+def searched(path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    work = tmp_path_factory.mktemp("work")
+    return finish("search", path, work), work
+
+
+def test_the_best_is_published_as_a_run_with_its_values_publishes_it(
+    path: Path, searched: tuple[dict[str, Any], Path]
+) -> None:
+    record, work = searched
+    assert record["trials"][0]["values"] == {RATE: 1e-3}  # the recipe as it is
+    measured = [trial for trial in record["trials"] if trial["outcome"]["state"] == "done"]
+    assert record["best"] == max(measured, key=lambda trial: trial["outcome"]["value"]["value"])["number"]
+    assert len(record["soup"]["trials"]) == 2 or record["soup"]["why_not"]
+    again = finish("run", path, work, *(word for one in record["overrides"] for word in ("--set", one)))
+    assert again["all_done_before"]
+    assert again["version"]["manifest"] == record["version"]["manifest"]
+    versions = ModelRegistry(LocalStore(path.parent / "registry")).versions("tiny-router")
+    assert [version.number for version in versions] == [1]
+    html = (work / "runs" / "tiny" / "search.html").read_text()
+    assert "4 trials" in html
+    assert "src=" not in html  # it loads nothing else
+
+
+def test_the_same_search_again_does_nothing_and_more_trials_go_on(
+    path: Path, searched: tuple[dict[str, Any], Path]
+) -> None:
+    record, work = searched
+    assert came_to(finish("search", path, work)) == came_to(record)
+    more = finish("search", path, work, "--trials", "5", "--no-publish")
+    assert came_to(more)[:4] == came_to(record)
+    assert len(more["trials"]) == 5
+    assert more["version"] is None
+
+
+def test_one_that_is_killed_comes_to_what_an_undisturbed_one_does(
+    path: Path, searched: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    undisturbed = came_to(searched[0])
+    for number, how in ((1, signal.SIGKILL), (2, signal.SIGINT)):
+        process = start("search", path, tmp_path, "--no-publish")
+        assert process.stderr
+        for line in process.stderr:
+            if f"trial {number} of 4 begins" in line:
+                process.send_signal(how)
+                break
+        process.communicate(timeout=120)
+        assert process.returncode != 0
+    ended = came_to(finish("search", path, tmp_path, "--no-publish"))
+    # Where a checkpoint lies is another work place; its fingerprint is the same.
+    assert [(*one[:-1], Path(one[-1]).name) for one in ended] == [
+        (*one[:-1], Path(one[-1]).name) for one in undisturbed
+    ]
+
+
+def test_what_breaks_is_counted_and_two_at_once_come_to_the_same(path: Path, tmp_path: Path) -> None:
+    words = ["--try", f"{RATE}=[1e-3, 1e30, 1e-2]", "--sampler", "grid", "--soup", "1", "--no-publish"]
+    halving = ["--set", "search.halving=null"]
+    alone = finish("search", path, tmp_path / "alone", *words, *halving)
+    beside = finish("search", path, tmp_path / "beside", *words, *halving, "--at-once", "2")
+    states = [trial["outcome"]["state"] for trial in alone["trials"]]
+    assert states == ["done", "diverged", "done"]
+    assert "learning rate" in alone["trials"][1]["outcome"]["reason"]
+    assert [one[:4] for one in came_to(alone)] == [one[:4] for one in came_to(beside)]
+    process = start("search", path, tmp_path / "alone", "--try", f"{RATE}=[1e30, 1e31]", "--sampler", "grid")
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 5
+    assert "none of 2 trials was measured" in json.loads(out)["error"]["message"]
