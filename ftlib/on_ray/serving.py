@@ -20,6 +20,7 @@ from typing import Any, Protocol, cast
 import ray
 from pydantic import Field
 from ray import serve
+from ray.serve._private import api
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -30,13 +31,14 @@ from ftlib.training.compute import Compute
 
 NAME = "reglage"
 _NOTES = "reglage-serve-notes"
-_STOP_SECONDS = 20.0
+_STOP_SECONDS, _START_SECONDS = 20.0, 600.0
 
 _PATIENCE = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 """On a machine that has much to do, 5 s pass before a proxy has imported itself, and Ray Serve starts another."""
+api.HTTP_PROXY_TIMEOUT = int(_START_SECONDS)  # there a start takes more than the minute that Ray Serve gives it
 
 log = logging.getLogger("ray.serve")
 
@@ -185,8 +187,11 @@ class Running:
         self._notes = notes
 
     def told(self) -> list[str]:
-        """Return what replicas told since the last call."""
-        return ray.get(self._notes.taken.remote(), timeout=30)
+        """Return what replicas told since the last call; of a machine that has no time for it, nothing yet."""
+        try:
+            return ray.get(self._notes.taken.remote(), timeout=_START_SECONDS)
+        except ray.exceptions.RayError:
+            return []
 
     def healthy(self) -> bool:
         """Say whether all replicas run."""
