@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
@@ -18,6 +20,7 @@ from typing import Any, Protocol, cast
 import ray
 from pydantic import Field
 from ray import serve
+from ray.serve._private import api
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -28,7 +31,14 @@ from ftlib.training.compute import Compute
 
 NAME = "reglage"
 _NOTES = "reglage-serve-notes"
-_STOP_SECONDS = 20.0
+_STOP_SECONDS, _START_SECONDS = 20.0, 600.0
+
+_PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+}
+"""On a machine that has much to do, 5 s pass before a proxy has imported itself, and Ray Serve starts another."""
+api.HTTP_PROXY_TIMEOUT = int(_START_SECONDS)  # there a start takes more than the minute that Ray Serve gives it
 
 log = logging.getLogger("ray.serve")
 
@@ -100,8 +110,6 @@ class _Replica:
         _few_threads(serving.threads)
         module, _, name = serving.factory.partition(":")
         factory = getattr(importlib.import_module(module), name)
-        import json
-
         try:
             self._served = cast("Served", factory(json.dumps(serving.spec), _tell))
         except ReglageError as error:
@@ -179,8 +187,11 @@ class Running:
         self._notes = notes
 
     def told(self) -> list[str]:
-        """Return what replicas told since the last call."""
-        return ray.get(self._notes.taken.remote(), timeout=30)
+        """Return what replicas told since the last call; of a machine that has no time for it, nothing yet."""
+        try:
+            return ray.get(self._notes.taken.remote(), timeout=_START_SECONDS)
+        except ray.exceptions.RayError:
+            return []
 
     def healthy(self) -> bool:
         """Say whether all replicas run."""
@@ -194,6 +205,7 @@ def running(serving: Serving, host: str, port: int) -> Generator[Running]:
     Raises what a factory raises, by its words, and TransientError where Ray Serve does not start.
     """
     compute = Compute(workers=serving.replicas, threads=serving.threads, use_gpu=serving.use_gpu)
+    os.environ.update(_PATIENCE)  # before Ray's own processes, which inherit it
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with session(compute):

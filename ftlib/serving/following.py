@@ -82,22 +82,18 @@ class Following:
             version = self._registry.version(self._name, int(self._which))
             return Side(version, None, self._load(version), utc_now())
         self._registry.resolve(f"{self._name}@{self._which}")  # it says best what is not there
-        entries = list(reversed(self._log.entries()))
-        tried: set[int] = set()
-        for entry in entries:
-            if entry.version in tried:
-                continue
-            if len(tried) > _EARLIER:
-                break
-            tried.add(entry.version)
+        entries = {entry.version: entry for entry in self._log.entries()}  # of each version the newest
+        failed: Exception | None = None
+        for entry in sorted(entries.values(), key=lambda entry: -entry.sequence)[: 1 + _EARLIER]:
             try:
                 version = self._registry.version(self._name, entry.version)
                 return Side(version, entry, self._load(version), utc_now())
             except Exception as error:
-                if entry is entries[0]:
+                if failed is None:
                     failed = error
                     self._refuse(entry, error)
-        raise failed  # pyright: ignore[reportPossiblyUnboundVariable]  # there is an entry: it was resolved
+        assert failed is not None  # there is an entry: it was resolved
+        raise failed
 
     def poll(self) -> None:
         """Look at the alias once, and go on to what it means now. Never raises."""

@@ -11,6 +11,7 @@ whose reason is in the server's log.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -318,6 +319,4 @@ def _token_of(file: str | None) -> bytes | None:
 
 def _begun(awaited: Sequence[Awaitable[Any]]) -> list[Any]:
     """Let all of them go on at once, and in order of their beginning."""
-    import asyncio
-
     return [asyncio.ensure_future(one) for one in awaited]
