@@ -1,137 +1,187 @@
 """RL's Razor (Shenfeld, Pari & Agrawal 2025, arXiv 2509.04259) on digits: what is forgotten follows KL to the start.
 
-A small net learns letters and, from a few rows, whether digits are even: any even label is right for an even digit. It is
-then tuned on the other digits alone, by labels of three kinds and at several rates, through `reglage run`, whose alpha
-line gives the points between; and on policy, by REINFORCE with reward 1 for a right parity, which no recipe says of a
-classifier. Each is a point: KL(start || it) on digits that none of them saw, and the accuracy on letters that it lost.
+A small net learns letters and, from a few rows, whether digits are even: any even label is right for an even one. It is
+then tuned on other digits alone, by labels of three kinds and at several rates, with the points of the alpha line
+between; and on policy, by REINFORCE with reward 1 for a right parity, which no recipe says of a classifier. Each is a
+point: KL(start || it) on digits that none of them saw, and the accuracy on letters that it lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.evidence.curve import coefficients, r2
-from benchmarks.evidence.digits import LABELS, digits, files, letters, sides, write_model, write_rows
+from benchmarks.evidence.digits import digits, letters
 from benchmarks.evidence.points import Measured, Point
-from benchmarks.evidence.row import Fit
-from benchmarks.evidence.tables import answers, run_recipe
+from benchmarks.evidence.small_net import Bench, answers, as_inputs, net_of, right
+from ftlib.merging.candidates import Candidate
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
+
+    from benchmarks.evidence.small_net import Images, Labels
+    from ftlib.models.checkpoint import Checkpoint
 
 CHOICES = ("uniform", "fixed", "oracle")
-"""Labels of a digit: drawn from the five right ones; 0 or 1; drawn as the start would among the right ones, which is
-the supervised policy nearest to it."""
-_FEW, _TUNED = 150, 1000
+"""Labels of a digit: drawn from the five right ones; always 0 or 1; drawn as the start would among the right ones,
+which is the supervised policy nearest to it."""
+_FEW, _TUNED, _CHOOSING = 150, 1000, 247
+_LETTERS = 800
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one model says of the rows that are kept back, as probabilities."""
+class Task:
+    """One seed's rows."""
 
+    images: Images
+    labels: Labels
+    letters: Images
+    letter_labels: Labels
+
+    @property
+    def few(self) -> slice:
+        """Return the digits that the start learns from."""
+        return slice(_FEW)
+
+    @property
+    def tuned(self) -> slice:
+        """Return the digits of the new task."""
+        return slice(_FEW, _FEW + _TUNED)
+
+    @property
+    def kept(self) -> slice:
+        """Return the digits that nothing is trained on; the first of them choose, the rest are reported."""
+        return slice(_FEW + _TUNED, None)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One model on the digits and letters that are kept back."""
+
+    series: str
+    what: str
     digits: Float[np.ndarray, "rows 10"]
     letters: Float[np.ndarray, "rows 10"]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """One seed's rows, and where they lie."""
-
-    work: Path
-    images: Float[np.ndarray, "rows 8 8"]
-    labels: Int[np.ndarray, " rows"]
-    few: Int[np.ndarray, " rows"]
-    tuned: Int[np.ndarray, " rows"]
-    kept: Int[np.ndarray, " rows"]
-    letters: Path
-    letter_labels: Int[np.ndarray, " rows"]
-    """Of the letters that are kept back."""
-
-    def write(self, name: str, at: Int[np.ndarray, " some"], labels: Int[np.ndarray, " some"]) -> Path:
-        """Write digits with these labels to train on, and those that are kept back as validation rows."""
-        images = self.images[np.concatenate([at, self.kept])]
-        told = [LABELS[one] for one in (*labels, *self.labels[self.kept])]
-        return write_rows(self.work / name, images, told, ["train"] * len(at) + ["validation"] * len(self.kept))
-
-
 def measure(seed: int, work: Path, settings: Mapping[str, Any]) -> Measured:
-    """Return all points of a seed, and of each kind of tuning the one that its own half of the digits chose."""
-    rows = _rows(seed, work / "razor" / f"seed-{seed}")
-    start_folder, start = _start(rows, seed, work, settings)
-    found: dict[str, list[tuple[str, str, Answers]]] = {}
+    """Return all points of a seed, and of each way of tuning the end that digits of its own chose."""
+    bench, task = Bench(work / "razor" / f"seed-{seed}", seed), _task(seed)
+    begun = _start(bench, task, settings)
+    start = _seen("start", "", net_of(begun), task)
+    ways: dict[str, list[Seen]] = {}
     for choice in CHOICES:
-        data = rows.write(choice, rows.tuned, _labels(choice, rows, start_folder, seed))
-        for rate in settings["rates"]:
-            for name, one in _tuned(rows, data, start_folder, rate, seed, work, settings):
-                series = "alpha points" if name.startswith("alpha=") else f"SFT, {choice} labels"
-                found.setdefault(choice, []).append((series, f"{choice}, rate {rate:g}, {name}", one))
-    for rate in settings["policy_rates"]:
-        for step, one in _policy(rows, start_folder, rate, seed, settings):
-            found.setdefault("policy", []).append(("on policy", f"rate {rate:g}, step {step}", one))
-    lost = _right(start.letters, rows.letter_labels)
-    points = {
-        way: [
-            Point(series=series, x=_kl(*pair), y=lost - _right(one.letters, rows.letter_labels), what=what)
-            for some in found.values()
-            for series, what, one in some
-            for pair in [(start.digits, one.digits) if way == "forward" else (one.digits, start.digits)]
-        ]
-        for way in ("forward", "reverse")
+        ways[choice] = list(_supervised(choice, bench, task, begun, settings))
+    ways["policy"] = list(_on_policy(bench, task, begun, settings))
+    lost = right(start.letters, task.letter_labels[_LETTERS:])
+    points = [
+        Point(
+            series=one.series,
+            what=one.what,
+            x=_kl(one.digits, start.digits) if settings.get("reverse") else _kl(start.digits, one.digits),
+            y=lost - right(one.letters, task.letter_labels[_LETTERS:]),
+        )
+        for some in ways.values()
+        for one in some
+    ]
+    ends = {way: [one for one in some if one.series != "alpha points"] for way, some in ways.items()}
+    chosen = {way: max(some, key=lambda one: _parity(one, task, choosing=True)) for way, some in ends.items()}
+    arms = {
+        way: {
+            "digits/parity": _parity(one, task, choosing=False),
+            "letters/accuracy": right(one.letters, task.letter_labels[_LETTERS:]),
+        }
+        for way, one in {"start": start, **chosen}.items()
     }
-    arms = {way: {"razor/r2": _r2(some)} for way, some in points.items()}
-    for name, some in found.items():
-        ends = [one for series, _, one in some if series != "alpha points"]
-        arms[name] = _chosen(rows, start, ends)
-    arms["start"] = _told(rows, start, start)
-    return Measured(arms={name: {"razor/r2": 0.0, **told} for name, told in arms.items()}, points=tuple(points["forward"]))
+    return Measured(arms=arms, points=tuple(points))
 
 
-def _rows(seed: int, work: Path) -> Rows:
+def _task(seed: int) -> Task:
     images, labels = digits()
     order = np.random.default_rng(seed).permutation(len(images))
-    drawn, told = letters(130, seed)
-    split = sides(len(drawn), (0.6, 0.4, 0.0), seed)
-    folder = write_rows(work / "letters", drawn, [LABELS[one] for one in told], split)
-    kept = told[[side == "validation" for side in split]]
-    few, tuned, rest = order[:_FEW], order[_FEW : _FEW + _TUNED], order[_FEW + _TUNED :]
-    return Rows(work, images, labels, few, tuned, rest, folder, kept)
+    return Task(images[order], labels[order], *letters(130, seed))
 
 
-def _start(rows: Rows, seed: int, work: Path, settings: Mapping[str, Any]) -> tuple[Path, Answers]:
-    """Train the net on letters and a few digits; return its folder and its answers."""
-    drawn = np.random.default_rng(seed).integers(5, size=len(rows.few))
-    few = rows.write("few", rows.few, rows.labels[rows.few] % 2 + 2 * drawn)
-    recipe = {
-        "name": f"razor-start-{seed}",
-        "model": {"path": str(write_model(rows.work / "random", seed, **settings.get("model", {})))},
-        "datasets": {"letters": files(rows.letters), "digits": files(few)},
-        "phases": [
-            {
-                "name": "both",
-                "mixture": {"letters": 4, "digits": 1},
-                "objective": {"kind": "classification"},
-                "tuning": {"kind": "full"},
-                "optimizer": settings["start"],
-            }
-        ],
-        **_asked("letters/log_loss"),
-    }
-    record = run_recipe(recipe, rows.work / "start.yaml", seed, work)
-    from benchmarks.evidence.tables import published
-
-    return published(record, work), _answers(record, work)["both"]
+def _start(bench: Bench, task: Task, settings: Mapping[str, Any]) -> Checkpoint:
+    """Train the net on letters, and on the parity of a few digits."""
+    held = slice(_LETTERS, None)
+    known = bench.rows(
+        "letters",
+        (task.letters[:_LETTERS], task.letter_labels[:_LETTERS]),
+        (task.letters[held], task.letter_labels[held]),
+    )
+    drawn = np.random.default_rng(bench.seed).integers(5, size=_FEW)
+    few = _digits(bench, task, "few", task.few, task.labels[task.few] % 2 + 2 * drawn)
+    return bench.tuned(bench.random_net(), [known, few], settings["start"], mixture=(3.0, 1.0))
 
 
-def _asked(by: str) -> dict[str, object]:
-    metrics = [{"kind": "accuracy"}, {"kind": "log_loss"}]
-    return {
-        "evaluations": {name: {"dataset": name, "metrics": metrics, "resamples": 100} for name in ("letters", "digits")},
-        "select": {"by": by},
-        "publish": {"name": "razor"},
-        "compute": {"workers": 0, "threads": 1},
-    }
+def _digits(bench: Bench, task: Task, name: str, rows: slice, labels: Labels) -> Any:
+    """Write digits with these labels to train on, and ones that are kept back, on which nothing is decided here."""
+    return bench.rows(name, (task.images[rows], labels), (task.images[task.kept], task.labels[task.kept]))
+
+
+def _supervised(
+    choice: str, bench: Bench, task: Task, begun: Checkpoint, settings: Mapping[str, Any]
+) -> Iterator[Seen]:
+    """Tune on labels of one kind at each rate; give the ends, and the points of each line."""
+    images, labels = task.images[task.tuned], task.labels[task.tuned] % 2
+    draws = np.random.default_rng(bench.seed + 1)
+    if choice == "uniform":
+        labels = labels + 2 * draws.integers(5, size=len(labels))
+    if choice == "oracle":
+        allowed = answers(net_of(begun), images) * (np.arange(10) % 2 == labels[:, None])
+        shares = (allowed / allowed.sum(1, keepdims=True)).cumsum(1)
+        labels = (shares < draws.uniform(size=(len(labels), 1))).sum(1)
+    data = _digits(bench, task, choice, task.tuned, labels)
+    for rate in settings["rates"]:
+        end = bench.tuned(begun, data, {**settings["tune"], "learning_rate": rate})
+        yield _seen(f"{choice} labels", f"rate {rate:g}", net_of(end), task)
+        for alpha in settings["alphas"]:
+            between = net_of(Candidate.between(begun, end, alpha))
+            yield _seen("alpha points", f"{choice} labels, rate {rate:g}, alpha {alpha:g}", between, task)
+
+
+def _on_policy(bench: Bench, task: Task, begun: Checkpoint, settings: Mapping[str, Any]) -> Iterator[Seen]:
+    """Tune by REINFORCE: the net's own draws, reward 1 for a right parity, the batch's mean as baseline, no KL term."""
+    import torch
+
+    inputs, even = as_inputs(task.images[task.tuned]), torch.from_numpy(task.labels[task.tuned] % 2)
+    start = net_of(begun)
+    for rate in settings["policy_rates"]:
+        net = copy.deepcopy(start).train()
+        draw = torch.Generator().manual_seed(bench.seed)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.0)
+        for step in range(1, settings["policy_steps"] + 1):
+            some = torch.randint(len(inputs), (64,), generator=draw)
+            spoken = net(inputs[some]).logits.log_softmax(-1)
+            drawn = torch.multinomial(spoken.detach().exp(), 1, generator=draw)[:, 0]
+            reward = (drawn % 2 == even[some]).float()
+            loss = -((reward - reward.mean()) * spoken.gather(1, drawn[:, None])[:, 0]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            if step % (settings["policy_steps"] // 3) == 0:
+                yield _seen("on policy", f"rate {rate:g}, step {step}", net.eval(), task)
+                net.train()
+
+
+def _seen(series: str, what: str, net: Any, task: Task) -> Seen:
+    return Seen(series, what, answers(net, task.images[task.kept]), answers(net, task.letters[_LETTERS:]))
+
+
+def _kl(of: Float[np.ndarray, "rows 10"], to: Float[np.ndarray, "rows 10"]) -> float:
+    """Return the mean over rows of KL(of || to), in nats."""
+    floor = np.finfo(np.float64).tiny
+    return float((of * (np.log(of + floor) - np.log(to + floor))).sum(1).mean())
+
+
+def _parity(one: Seen, task: Task, *, choosing: bool) -> float:
+    """Return how often the likeliest label is even where the digit is."""
+    half = slice(_CHOOSING) if choosing else slice(_CHOOSING, None)
+    return float((one.digits[half].argmax(1) % 2 == task.labels[task.kept][half] % 2).mean())
