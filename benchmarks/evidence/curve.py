@@ -27,8 +27,8 @@ class Explained:
     """How much of one series' variance the curve explains."""
 
     series: str
-    fitted: bool
-    """Whether the curve was fitted to it; else it only lies beside."""
+    how: str
+    """How the curve comes to them."""
     points: int
     r2: float
     """Mean over seeds, each with its own start and so its own curve."""
@@ -43,10 +43,19 @@ def explained(fit: Fit, trials: Sequence[Trial]) -> list[Explained]:
     if not good:
         return []
     others = dict.fromkeys(p.series for trial in good for p in trial.points if p.series not in fit.of)
-    return [_one(fit, good, fit.of, fitted=True), *(_one(fit, good, (name,), fitted=False) for name in others)]
+    found = [_one(fit, good, fit.of, "the curve is fitted to them")]
+    found += [_one(fit, good, (name,), "against that curve") for name in others]
+    for name in fit.instead:
+        turned = [trial.model_copy(update={"points": tuple(_by(p, name) for p in trial.points)}) for trial in good]
+        found.append(_one(fit, turned, fit.of, f"fitted along {name} instead"))
+    return found
 
 
-def _one(fit: Fit, trials: Sequence[Trial], series: tuple[str, ...], *, fitted: bool) -> Explained:
+def _by(point: Point, name: str) -> Point:
+    return point.model_copy(update={"x": point.beside[name]})
+
+
+def _one(fit: Fit, trials: Sequence[Trial], series: tuple[str, ...], how: str) -> Explained:
     values = [r2(coefficients(fit, trial.points), some) for trial in trials if (some := _of(trial.points, series))]
     count, mean = len(values), float(np.mean(values))
     half = (
@@ -55,7 +64,7 @@ def _one(fit: Fit, trials: Sequence[Trial], series: tuple[str, ...], *, fitted: 
         else None
     )
     points = sum(len(_of(trial.points, series)) for trial in trials)
-    return Explained(" and ".join(series), fitted, points, mean, half, count, word_for(mean, half, fit.least, count))
+    return Explained(", ".join(series), how, points, mean, half, count, word_for(mean, half, fit.least, count))
 
 
 def _of(points: Sequence[Point], series: Sequence[str]) -> list[Point]:

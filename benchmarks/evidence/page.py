@@ -75,6 +75,5 @@ def _curve(row: Row, trials: Sequence[Trial]) -> list[str]:
     cells = [["points", "number", f"R2, at least {row.fit.least:g}", "seeds", ""]]
     for one in found:
         width = "" if one.half_width is None else f" ± {one.half_width:.3g}"
-        how = "the curve is fitted to them" if one.fitted else "against that curve"
-        cells.append([f"{one.series}: {how}", str(one.points), f"{one.r2:.3f}{width}", str(one.seeds), one.word])
+        cells.append([f"{one.series}: {one.how}", str(one.points), f"{one.r2:.3f}{width}", str(one.seeds), one.word])
     return [table(cells), "", f"![{row.fit.y} against {row.fit.x}](images/{picture(row).name})", ""]

@@ -14,6 +14,8 @@ class Point(Config):
     y: float
     what: str = ""
     """Which model it is: its settings, in words."""
+    beside: dict[str, float] = {}
+    """What else was measured of it; the row's `fit` may try it as x."""
 
 
 class Measured(Config):

@@ -83,7 +83,12 @@ def measure(seed: int, work: Path, settings: Mapping[str, Any]) -> Measured:
         Point(
             series=one.series,
             what=one.what,
-            x=_kl(one.digits, start.digits) if settings.get("reverse") else _kl(start.digits, one.digits),
+            x=_kl(start.digits, one.digits),
+            beside={
+                "KL(tuned || start)": _kl(one.digits, start.digits),
+                "total variation": float(np.abs(one.digits - start.digits).sum(1).mean() / 2),
+                "parity": _parity(one, task, choosing=False),
+            },
             y=lost - right(one.letters, task.letter_labels[_LETTERS:]),
         )
         for some in ways.values()

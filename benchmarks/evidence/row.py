@@ -67,6 +67,8 @@ class Fit(Config):
     """What their y is."""
     of: tuple[str, ...]
     """The series that the curve is fitted to. Others are drawn, and their R2 is against that same curve."""
+    instead: tuple[str, ...] = ()
+    """Of what stands `beside` each point: other x, whose curve's R2 is told for comparison."""
     degree: int = Field(default=2, ge=1)
     least: float
     """The R2 that the claim needs of the fitted series, and of each other one."""

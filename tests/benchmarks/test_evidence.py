@@ -165,6 +165,14 @@ def test_a_curve_is_found_and_what_lies_beside_it_is_told() -> None:
     assert (fitted.word, fitted.seeds, fitted.points) == ("shows", 3, 36)
     assert beside.r2 < 0
     assert beside.word == "contrary"
+    other = FIT.model_copy(update={"instead": ("noise",)})
+    told = [
+        trial.model_copy(
+            update={"points": tuple(p.model_copy(update={"beside": {"noise": -p.x}}) for p in trial.points)}
+        )
+        for trial in several
+    ]
+    np.testing.assert_allclose(explained(other, told)[-1].r2, fitted.r2)  # a mirrored x explains as much
 
 
 def test_r2_is_that_of_a_straight_line_s_correlation() -> None:
