@@ -27,7 +27,9 @@ python -m benchmarks.evidence reward --seeds 0   # one row, one seed
 ```
 
 Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with
-machine and versions."""
+machine and versions. Arms are candidates of recipes' runs, or what a script of the row measures (`measure:`); a script
+may also return points, and the page shows how well one curve explains them: R2, with its interval over seeds. A seed
+that takes longer than an hour has failed."""
 
 
 def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:

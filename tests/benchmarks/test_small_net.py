@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from scipy.stats import entropy
 
+from benchmarks.evidence import razor, sequence
 from benchmarks.evidence.digits import digits, letters, permuted
-from benchmarks.evidence.razor import _kl
+from benchmarks.evidence.row import read_rows
 from benchmarks.evidence.small_net import Bench, answers, net_of, right
 from ftlib.merging.candidates import Candidate
 
@@ -34,8 +36,8 @@ def test_letters_are_a_function_of_their_seed_and_as_many_of_each() -> None:
 
 def test_divergence_is_scipy_s() -> None:
     p, q = np.random.default_rng(0).dirichlet(np.ones(10), size=(2, 5))
-    np.testing.assert_allclose(_kl(p, q), entropy(p, q, axis=1).mean())
-    assert _kl(p, p) == 0
+    np.testing.assert_allclose(razor._kl(p, q), entropy(p, q, axis=1).mean())
+    assert razor._kl(p, p) == 0
 
 
 def test_stages_train_the_net_and_a_line_lies_between_its_ends(tmp_path: Path) -> None:
@@ -57,3 +59,30 @@ def test_stages_train_the_net_and_a_line_lies_between_its_ends(tmp_path: Path) -
         end, data, {**optimizer, "epochs": 1}, keeping=[data], penalty={"kind": "ewc", "strength": 10.0, "rows": 5}
     )
     assert kept.weights != freely.weights
+
+
+@pytest.mark.slow
+def test_every_way_of_keeping_tasks_is_measured(tmp_path: Path) -> None:
+    ways = read_rows()["sequence"].settings["ways"]
+    optimizer = {"learning_rate": 2e-3, "epochs": 1, "batch_size": 100}
+    told = {way: {**how, "rows": 3} if "by_hand" in how else how for way, how in ways.items()}
+    told["ewc"] = {"penalty": {**told["ewc"]["penalty"], "rows": 3}}
+    measured = sequence.measure(0, tmp_path, {"tasks": 2, "optimizer": optimizer, "ways": told})
+    assert measured.arms.keys() == ways.keys()
+    assert all(0 <= value <= 1 for arm in measured.arms.values() for value in arm.values())
+
+
+@pytest.mark.slow
+def test_the_razor_measures_each_point_of_each_way(tmp_path: Path) -> None:
+    settings = {
+        "start": {"learning_rate": 2e-3, "epochs": 1, "batch_size": 100},
+        "tune": {"epochs": 1, "batch_size": 200},
+        **{"rates": [1e-9, 1e-3], "alphas": [0.5], "policy_rates": [1e-3], "policy_steps": 3},
+    }
+    measured = razor.measure(0, tmp_path, settings)
+    assert measured.arms.keys() == {"start", "policy", *razor.CHOICES}
+    assert len(measured.points) == 3 * 2 * 2 + 3
+    for point in measured.points:
+        still = "rate 1e-09" in point.what
+        assert (point.x < 1e-9) == still
+        assert not still or point.y == 0
