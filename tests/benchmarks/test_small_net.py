@@ -49,7 +49,7 @@ def test_stages_train_the_net_and_a_line_lies_between_its_ends(tmp_path: Path) -
     end = bench.tuned(start, data, optimizer)
     told = answers(net_of(end), images[:200])
     np.testing.assert_allclose(told.sum(1), 1)
-    assert right(told, labels[:200]) > 0.8
+    assert right(told, labels[:200]) > 0.5  # of ten labels
     np.testing.assert_array_equal(answers(net_of(Candidate.between(start, end, 1.0)), images[:200]), told)
     held = bench.tuned(end, data, {**optimizer, "epochs": 1}, penalty={"kind": "l2_sp", "alpha": 1e6})
     freely = bench.tuned(end, data, {**optimizer, "epochs": 1})
