@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.evidence.curve import draw
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.row import read_rows
 from benchmarks.evidence.trial import RESULTS, read_trials, run_trial
@@ -37,7 +38,10 @@ def main() -> None:
             trial.file().parent.mkdir(parents=True, exist_ok=True)
             write_durably(trial.file(RESULTS), (trial.model_dump_json(indent=1) + "\n").encode())
             print(f"  {trial.failed or trial.arms}, {trial.seconds:g} s", flush=True)
-    PAGE.write_text(page(rows, {name: read_trials(row) for name, row in rows.items()}), encoding="utf-8")
+    trials = {name: read_trials(row) for name, row in rows.items()}
+    for name, row in rows.items():
+        draw(row, trials[name])
+    PAGE.write_text(page(rows, trials), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
+from benchmarks.evidence.curve import explained, picture
 from benchmarks.evidence.row import Row
 from benchmarks.evidence.trial import Trial
 from benchmarks.evidence.verdict import verdicts
@@ -26,7 +27,9 @@ python -m benchmarks.evidence reward --seeds 0   # one row, one seed
 ```
 
 Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with
-machine and versions."""
+machine and versions. Arms are candidates of recipes' runs, or what a script of the row measures (`measure:`); a script
+may also return points, and the page shows how well one curve explains them: R2, with its interval over seeds. A seed
+that takes longer than an hour has failed."""
 
 
 def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
@@ -60,7 +63,19 @@ def _section(row: Row, trials: Sequence[Trial]) -> str:
                 one.word,
             ]
         )
+    curve = _curve(row, plain)
     failed = [trial for trial in plain if trial.failed]
     ran = f"{counted(len(plain), 'run')}, {sum(trial.seconds for trial in plain) / len(plain):.0f} s each"
     lost = f"; {counted(len(failed), 'run')} failed: {failed[0].failed}" if failed else ""
-    return "\n".join([*lines, *([table(cells), ""] if len(cells) > 1 else []), f"{ran}{lost}.\n"])
+    return "\n".join([*lines, *([table(cells), ""] if len(cells) > 1 else []), *curve, f"{ran}{lost}.\n"])
+
+
+def _curve(row: Row, trials: Sequence[Trial]) -> list[str]:
+    """Return the table and the drawing of a row whose claim is about a curve."""
+    if row.fit is None or not (found := explained(row.fit, trials)):
+        return []
+    cells = [["points", "number", f"R2, at least {row.fit.least:g}", "seeds", ""]]
+    for one in found:
+        width = "" if one.half_width is None else f" ± {one.half_width:.3g}"
+        cells.append([f"{one.series}: {one.how}", str(one.points), f"{one.r2:.3f}{width}", str(one.seeds), one.word])
+    return [table(cells), "", f"![{row.fit.y} against {row.fit.x}](images/{picture(row).name})", ""]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ftlib.config import Config, Name
 from ftlib.fingerprint import digest, identify
@@ -15,7 +15,10 @@ ROWS = Path(__file__).parent / "rows"
 
 
 class Arm(Config):
-    """One model that is measured: a candidate of a recipe's run; or what is expected without the technique."""
+    """One model that is measured: a candidate of a recipe's run; or what is expected without the technique.
+
+    With neither recipe nor `mean_of` it is one whose numbers the row's `measure` returns.
+    """
 
     recipe: str | None = None
     """The recipe's file, from the repository's root."""
@@ -30,9 +33,14 @@ class Arm(Config):
 
     @model_validator(mode="after")
     def _is_one(self) -> Arm:
-        if (self.recipe is None) == (not self.mean_of):
-            raise ValueError(f"give `recipe` or `mean_of`, got {'neither' if self.recipe is None else 'both'}")
+        if self.recipe is not None and self.mean_of:
+            raise ValueError("give `recipe` or `mean_of`, got both")
         return self
+
+    @property
+    def by_script(self) -> bool:
+        """Return whether the row's `measure` says its numbers."""
+        return self.recipe is None and not self.mean_of
 
 
 class Comparison(Config):
@@ -48,6 +56,22 @@ class Comparison(Config):
     """Whether the better arm has less of it, as of a loss."""
     least: float | None = None
     """The difference that the claim needs, in the metric's unit; null: any above zero."""
+
+
+class Fit(Config):
+    """That points which a script measured lie on one polynomial: how well it explains them, as R2."""
+
+    x: str
+    """What the points' x is, in words."""
+    y: str
+    """What their y is."""
+    of: tuple[str, ...]
+    """The series that the curve is fitted to. Others are drawn, and their R2 is against that same curve."""
+    instead: tuple[str, ...] = ()
+    """Of what stands `beside` each point: other x, whose curve's R2 is told for comparison."""
+    degree: int = Field(default=2, ge=1)
+    least: float
+    """The R2 that the claim needs of the fitted series, and of each other one."""
 
 
 class Row(Config):
@@ -69,6 +93,12 @@ class Row(Config):
     """What is measured, by name."""
     comparisons: tuple[Comparison, ...]
     """What is compared. All must hold for the claim to."""
+    measure: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    """`module:function` that measures the arms which are no recipe's: `benchmarks.evidence.measure` says how."""
+    settings: dict[str, Any] = {}
+    """What it is called with; other settings make other results."""
+    fit: Fit | None = None
+    """What is said of the points that it returns."""
     larger: tuple[str, ...] = ()
     """Overrides of every recipe for a machine with more time."""
 
@@ -76,6 +106,8 @@ class Row(Config):
     def _names_arms(self) -> Row:
         named = {name for one in self.comparisons for name in (one.better, one.than)}
         named |= {name for arm in self.arms.values() for name in arm.mean_of}
+        if self.measure is None and any(arm.by_script for arm in self.arms.values()):
+            raise ValueError("give an arm `recipe` or `mean_of`, got neither; or the row `measure`")
         if absent := sorted(named - {*self.arms}):
             raise ValueError(f"there is no arm {', '.join(map(repr, absent))}; there are {', '.join(self.arms)}")
         return self
@@ -83,7 +115,8 @@ class Row(Config):
     def digest(self) -> str:
         """Return the digest of what is measured; the words around it may change."""
         metrics = sorted({one.metric for one in self.comparisons})
-        return digest([identify(self.arms), identify(metrics)])
+        told = [identify(self.arms), identify(metrics)]
+        return digest(told if self.measure is None else [*told, self.measure, identify(self.settings)])
 
 
 def read_rows(folder: Path = ROWS) -> dict[str, Row]:

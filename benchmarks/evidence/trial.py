@@ -1,4 +1,7 @@
-"""One seed of one row: its arms are trained by `reglage run`, and their numbers read from the run's record."""
+"""One seed of one row: its arms are trained by `reglage run`, and their numbers read from the run's record.
+
+Arms of a script are measured in a process of their own. A seed that takes longer than an hour has failed.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.points import Measured, Point
 from benchmarks.evidence.row import Arm, Row
 from benchmarks.machine import cores, describe_machine
 from benchmarks.rounds import same_for_all
@@ -18,6 +23,8 @@ from ftlib.origin import origin
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
+LONGEST = 3600.0
+"""Seconds of one seed of a row."""
 
 
 class Trial(Config):
@@ -30,6 +37,8 @@ class Trial(Config):
     larger: bool = False
     arms: dict[str, dict[str, float]] = {}
     """Metrics by arm."""
+    points: tuple[Point, ...] = ()
+    """What a script saw one by one, for the row's `fit`."""
     failed: str | None = None
     """Why there are no numbers."""
     seconds: float
@@ -55,28 +64,28 @@ def read_trials(row: Row, folder: Path = RESULTS) -> list[Trial]:
 def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False) -> Trial:
     """Train and measure all arms of a row with a seed; arms of one recipe share its run. A failure is a result too."""
     began = time.monotonic()
-    records: dict[tuple[object, ...], dict[str, Any]] = {}
     arms: dict[str, dict[str, float]] = {}
+    points: tuple[Point, ...] = ()
     failed = None
     try:
-        for name, arm in row.arms.items():
-            if arm.recipe is not None:
-                asked = (arm.recipe, arm.overrides)
-                extra = row.larger if larger else ()
-                records[asked] = records.get(asked) or ran(arm.recipe, (*arm.overrides, *extra), seed, work)
-                arms[name] = measured(records[asked], arm, {one.metric for one in row.comparisons})
+        if row.measure is not None:
+            arms, points = scripted(row, seed, work, larger=larger)
+        arms |= _from_recipes(row, seed, work, began + LONGEST, larger=larger)
         for name, arm in row.arms.items():
             if arm.mean_of:
                 parts = [arms[one] for one in arm.mean_of]
                 arms[name] = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
+    except subprocess.TimeoutExpired:
+        failed, arms, points = f"it took longer than {LONGEST:g} s", {}, ()
     except (RuntimeError, KeyError) as error:
-        failed, arms = str(error), {}
+        failed, arms, points = str(error), {}, ()
     return Trial(
         row=row.name,
         digest=row.digest(),
         seed=seed,
         larger=larger,
         arms=arms,
+        points=points,
         failed=failed,
         seconds=round(time.monotonic() - began, 1),
         commit=origin().commit,
@@ -84,14 +93,68 @@ def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False) -> Trial
     )
 
 
-def ran(recipe: str, overrides: tuple[str, ...], seed: int, work: Path) -> dict[str, Any]:
-    """Run a recipe into the work folder; what is done there already is not done again. Raises RuntimeError."""
+def _from_recipes(row: Row, seed: int, work: Path, until: float, *, larger: bool) -> dict[str, dict[str, float]]:
+    """Return the metrics of the arms that recipes train; `until` is on the monotonic clock."""
+    records: dict[tuple[object, ...], dict[str, Any]] = {}
+    arms: dict[str, dict[str, float]] = {}
+    for name, arm in row.arms.items():
+        if arm.recipe is not None:
+            asked = (arm.recipe, arm.overrides)
+            if asked not in records:
+                overrides = (*arm.overrides, *(row.larger if larger else ()))
+                records[asked] = ran(arm.recipe, overrides, seed, work, longest=max(1.0, until - time.monotonic()))
+            arms[name] = measured(records[asked], arm, {one.metric for one in row.comparisons})
+    return arms
+
+
+def scripted(
+    row: Row, seed: int, work: Path, *, larger: bool = False
+) -> tuple[dict[str, dict[str, float]], tuple[Point, ...]]:
+    """Return what a row's `measure` says of its arms, and its points. Raises RuntimeError, KeyError, TimeoutExpired."""
+    metrics = {one.metric for one in row.comparisons}
+    task = {"measure": row.measure, "seed": seed, "work": str(work), "settings": row.settings, "larger": larger}
+    with tempfile.TemporaryDirectory() as folder:
+        given, returned = Path(folder) / "task.json", Path(folder) / "outcome.json"
+        given.write_text(json.dumps(task), encoding="utf-8")
+        command = [sys.executable, "-m", "benchmarks.evidence.measure", str(given), str(returned)]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=_environment(1),
+            stdout=sys.stderr,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LONGEST,
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
+        told = Measured.model_validate_json(returned.read_text("utf-8"))
+    wanted = [name for name, arm in row.arms.items() if arm.by_script]
+    for name in wanted:
+        if absent := sorted(metrics - {*told.arms.get(name, {})}):
+            raise KeyError(f"{row.measure} says nothing of {', '.join(absent)} of {name!r}")
+    return {name: told.arms[name] for name in wanted}, told.points
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """Return what a process is started with; no number of threads: it sets its own."""
+    environment = {**os.environ, **same_for_all(threads or cores())}
+    if threads is None:
+        environment.pop("OMP_NUM_THREADS")
+    return environment
+
+
+def ran(
+    recipe: str, overrides: tuple[str, ...], seed: int, work: Path, *, longest: float | None = None
+) -> dict[str, Any]:
+    """Run a recipe into the work folder; what is done there already is not done again.
+
+    Raises RuntimeError with what the run said, TimeoutExpired past `longest` seconds.
+    """
     registry = f"publish.to={{kind: folder, path: {work / 'registry'}}}"
     command = [sys.executable, "-m", "ftlib", "run", recipe, "--work", str(work), "--json"]
     command += [f"--set={change}" for change in (*overrides, registry, f"seed={seed}")]
-    environment = {**os.environ, **same_for_all(cores())}
-    environment.pop("OMP_NUM_THREADS")  # a run sets its own
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=_environment(None), capture_output=True, text=True, timeout=longest)
     if not done.stdout.strip():
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
     told = json.loads(done.stdout)

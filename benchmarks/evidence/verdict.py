@@ -49,11 +49,12 @@ def verdict(comparison: Comparison, trials: Sequence[Trial]) -> Verdict:
     if count > 1:
         spread = (sum((one - mean) ** 2 for one in differences) / (count - 1)) ** 0.5
         half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / count**0.5
-    word = _word(mean, half, comparison.least or 0.0, count)
+    word = word_for(mean, half, comparison.least or 0.0, count)
     return Verdict(comparison, sum(ours) / count, sum(theirs) / count, mean, half, count, word)
 
 
-def _word(difference: float, half: float | None, least: float, seeds: int) -> Word:
+def word_for(difference: float, half: float | None, least: float, seeds: int) -> Word:
+    """Return what may be said of a number that should be above `least`, by its interval's half-width."""
     if half is None or seeds < 3:
         return "too few seeds"
     if difference - half > least:

@@ -10,9 +10,12 @@ import yaml
 from pydantic import ValidationError
 from scipy.stats import ttest_rel
 
+from benchmarks.evidence.curve import coefficients, draw, explained, picture, r2
+from benchmarks.evidence.measure import find
 from benchmarks.evidence.page import PAGE, page
-from benchmarks.evidence.row import Arm, Comparison, Row, read_rows
-from benchmarks.evidence.trial import Trial, measured, read_trials
+from benchmarks.evidence.points import Measured, Point
+from benchmarks.evidence.row import Arm, Comparison, Fit, Row, read_rows
+from benchmarks.evidence.trial import Trial, measured, read_trials, run_trial
 from benchmarks.evidence.verdict import verdict, verdicts
 from ftlib.recipe.file import load_recipe
 
@@ -53,6 +56,7 @@ def test_a_row_asks_what_its_recipes_measure(row: Row) -> None:
             recipe.metric(one.metric)
         phases = {"chosen", "base", *(phase.name for phase in recipe.phases)}
         assert arm.candidate in phases or arm.candidate.startswith("alpha=")
+    assert row.measure is None or callable(find(row.measure))
 
 
 def test_the_page_is_what_the_results_say() -> None:
@@ -136,3 +140,75 @@ def test_numbers_are_those_of_the_arm_s_candidate() -> None:
 def test_a_row_that_cannot_be_run_is_refused(change: dict[str, object], line: str) -> None:
     with pytest.raises(ValidationError, match=line):
         Row.model_validate({**yaml.safe_load(a_row().model_dump_json()), **change})
+
+
+FIT = Fit(x="distance", y="loss", of=("tuned",), least=0.9)
+
+
+def on_a_curve(noise: float, seed: int = 0) -> list[Point]:
+    """Return points of 1 + 2 x + 3 x^2, those of another series beside it by a constant."""
+    draws = np.random.default_rng(seed)
+    y = {x: 1 + 2 * x + 3 * x * x + noise * draws.normal() for x in np.linspace(0, 1, 12)}
+    return [
+        *(Point(series="tuned", x=x, y=value) for x, value in y.items()),
+        *(Point(series="beside", x=x, y=value + 5) for x, value in y.items()),
+    ]
+
+
+def test_a_curve_is_found_and_what_lies_beside_it_is_told() -> None:
+    np.testing.assert_allclose(coefficients(FIT, on_a_curve(0.0)), [3, 2, 1], atol=1e-9)
+    several = [
+        trial.model_copy(update={"points": tuple(on_a_curve(0.05, seed))})
+        for seed, trial in enumerate(trials([0.8, 0.8, 0.8], [0.7, 0.7, 0.7]))
+    ]
+    fitted, beside = explained(FIT, several)
+    assert (fitted.word, fitted.seeds, fitted.points) == ("shows", 3, 36)
+    assert beside.r2 < 0
+    assert beside.word == "contrary"
+    other = FIT.model_copy(update={"instead": ("noise",)})
+    told = [
+        trial.model_copy(
+            update={"points": tuple(p.model_copy(update={"beside": {"noise": -p.x}}) for p in trial.points)}
+        )
+        for trial in several
+    ]
+    np.testing.assert_allclose(explained(other, told)[-1].r2, fitted.r2)  # a mirrored x explains as much
+
+
+def test_r2_is_that_of_a_straight_line_s_correlation() -> None:
+    points = [one for one in on_a_curve(0.5) if one.series == "tuned"]
+    line = np.polyfit([one.x for one in points], [one.y for one in points], 1)
+    correlation = np.corrcoef([one.x for one in points], [one.y for one in points])[0, 1]
+    np.testing.assert_allclose(r2(line, points), correlation**2)
+
+
+def test_the_drawing_is_a_function_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.evidence.curve.IMAGES", tmp_path)
+    row = a_row(fit=FIT)
+    one = trials([0.8], [0.7])[0].model_copy(update={"points": tuple(on_a_curve(0.05))})
+    draw(row, [one])
+    first = picture(row).read_bytes()
+    draw(row, [one])
+    assert picture(row).read_bytes() == first
+    assert f"images/{picture(row).name}" in page({"a": row}, {"a": [one]})
+
+
+def script(seed: int, work: Path, settings: dict[str, float]) -> Measured:
+    """Measure as a row's script does; it runs in another process."""
+    if "unknown" in settings:
+        raise ValueError("a setting that is not known")
+    arms = {"ours": {"home/accuracy": settings["ours"]}, "theirs": {"home/accuracy": 0.1 * seed}}
+    return Measured(arms=arms, points=(Point(series="tuned", x=1, y=2, what=work.name),))
+
+
+def test_a_script_measures_arms_and_its_failure_is_a_result(tmp_path: Path) -> None:
+    told = {"arms": {"ours": {}, "theirs": {}}, "measure": f"{__name__}:script"}
+    trial = run_trial(a_row(**told, settings={"ours": 0.5}), 3, tmp_path)
+    assert trial.failed is None
+    assert trial.arms["ours"] == {"home/accuracy": 0.5}
+    np.testing.assert_allclose(trial.arms["theirs"]["home/accuracy"], 0.3)
+    assert trial.points == (Point(series="tuned", x=1, y=2, what=tmp_path.name),)
+    assert a_row(**told, settings={"ours": 0.5}).digest() != a_row(**told, settings={"ours": 0.6}).digest()
+    failed = run_trial(a_row(**told, settings={"unknown": 1}), 3, tmp_path)
+    assert failed.failed == "ValueError: a setting that is not known"
+    assert failed.arms == {}
