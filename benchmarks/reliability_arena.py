@@ -15,13 +15,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability_facts import differing, facts
-from benchmarks.reliability_jobs import Job
+from benchmarks.reliability_jobs import STAGES, Job
 from benchmarks.rounds import same_for_all
 
 STATE = ("work", "registry", "answers", "log")
@@ -213,10 +213,23 @@ class Arena:
 
 
 def _command(words: tuple[str, ...]) -> None:
+    if words[0] == STAGES:
+        return _all_stages(*words[1:])
     from flows.command_line.main import main
 
     sys.argv = ["reglage", *words]
     main([*words])
+
+
+def _all_stages(recipe: str, *overrides: str) -> None:
+    from flows.steps import inputs, steps
+    from ftlib.recipe.file import load_recipe
+    from ftlib.stages.step import walk
+    from ftlib.workspace import Workspace
+
+    loaded, work = load_recipe(Path(recipe), overrides), Workspace("work")
+    with work.hold(f"runs/{loaded.name}", wait=False):
+        walk(steps(loaded, work, inputs(loaded, work)), lambda step: step.stage(step.job, work))
 
 
 def _fork(call: Callable[[], object], log: Path, folder: Path, mark: str) -> int:
@@ -260,7 +273,5 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

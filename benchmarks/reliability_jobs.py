@@ -18,6 +18,10 @@ Run = Callable[..., None]
 """Runs `reglage` with these words in the job's folder. Raises RuntimeError where it fails."""
 
 
+STAGES = "stages"
+"""In place of a command: the steps of `reglage run`, each stage called as the flow's task calls it, without Prefect."""
+
+
 def always(_: Path) -> bool:
     """The whole command may be killed."""
     return True
@@ -69,7 +73,7 @@ def _train(folder: Path, run: Run) -> None:
 
 def _published(folder: Path, run: Run) -> None:
     recipe(folder)
-    run("run", RECIPE)
+    run(STAGES, RECIPE)
 
 
 def _publish(folder: Path, run: Run) -> None:
@@ -82,7 +86,7 @@ def _publish(folder: Path, run: Run) -> None:
 def _promote(folder: Path, run: Run) -> None:
     """Two versions, of which the first is champion."""
     _published(folder, run)
-    run("run", RECIPE, "--set", "phases.1.optimizer.epochs=2")
+    run(STAGES, RECIPE, "phases.tune.optimizer.epochs=2")
     run("registry", "promote", f"{NAME}@1")
 
 
@@ -102,14 +106,16 @@ def _retrain(folder: Path, run: Run) -> None:
 
 
 JOBS: dict[str, Job] = {
-    "ingest": Job(("plan", RECIPE, "--prepare"), _ingest, in_stage("ingest"), share=4),
-    "train": Job(("run", RECIPE), _train, in_stage("train"), share=4),
-    "publish": Job(("run", RECIPE), _publish, publishing, share=4),
+    "ingest": Job(("plan", RECIPE, "--prepare"), _ingest, in_stage("ingest"), share=5),
+    "train": Job((STAGES, RECIPE), _train, in_stage("train"), share=5),
+    "publish": Job((STAGES, RECIPE), _publish, publishing, share=5),
     "promote": Job(("registry", "promote", f"{NAME}@2"), _promote, share=3),
     "rollback": Job(("registry", "rollback", NAME, "--to", "1"), _rollback, share=3),
-    "retrain": Job(("retrain", RECIPE), _retrain, share=4),
-    "run": Job(("run", RECIPE), lambda folder, _: recipe(folder, epochs=1), own_process=True),
+    "retrain": Job(("retrain", RECIPE), _retrain, share=2),
+    "run": Job(("run", RECIPE), lambda folder, _: recipe(folder, epochs=1)),
+    "run_alone": Job(("run", RECIPE), lambda folder, _: recipe(folder, epochs=1), own_process=True),
 }
+"""By name. `share` follows what a kill costs: with Prefect behind it, ten times as much."""
 
 
 def possible() -> dict[str, Job]:
@@ -118,5 +124,5 @@ def possible() -> dict[str, Job]:
 
     from flows.command_line.main import main
 
-    known = main.list_commands(click.Context(main))
+    known = {STAGES, *main.list_commands(click.Context(main))}
     return {name: job for name, job in JOBS.items() if job.words[0] in known}
