@@ -13,6 +13,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -94,8 +95,8 @@ class Standing:
 
     def up(self) -> bool:
         """Say whether all programs run and the server answers."""
-        state = self.state.read()
-        alive = all(one.process is not None and one.process.lives() for one in state.services.values())
+        services = self.state.read().services
+        alive = all((one := services[name].process) and one.lives() for name in ("server", "worker"))
         try:
             return alive and self.here.api.get("/health").json() is True
         except (httpx.HTTPError, ValueError):
@@ -168,7 +169,9 @@ def two_at_once(one: Standing) -> list[str]:
 
 @contextmanager
 def standing(database: bool) -> Iterator[Standing]:
-    """Give an installation, and stop it."""
+    """Give an installation, and stop it, also where this process is asked to end."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit("stopped"))
     with (
         tempfile.TemporaryDirectory(prefix="reglage-struck-") as folder,
         postgres.server() if database else nullcontext() as server,

@@ -17,11 +17,12 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability_facts import differing, facts
-from benchmarks.reliability_jobs import STAGES, Job
+from benchmarks.reliability_jobs import RECIPE, STAGES, Job, recipe
 from benchmarks.rounds import same_for_all
 
 STATE = ("work", "registry", "answers", "log")
@@ -120,7 +121,7 @@ class Arena:
         server = TemporaryServer(folder / "prefect-server.log")
         try:
             server.use()
-            _import_all()
+            _import_all(folder / "first")
             server.wait()
             yield cls(folder)
         finally:
@@ -221,13 +222,13 @@ def _command(words: tuple[str, ...]) -> None:
     main([*words])
 
 
-def _all_stages(recipe: str, *overrides: str) -> None:
+def _all_stages(path: str, *overrides: str) -> None:
     from flows.steps import inputs, steps
     from ftlib.recipe.file import load_recipe
     from ftlib.stages.step import walk
     from ftlib.workspace import Workspace
 
-    loaded, work = load_recipe(Path(recipe), overrides), Workspace("work")
+    loaded, work = load_recipe(Path(path), overrides), Workspace("work")
     with work.hold(f"runs/{loaded.name}", wait=False):
         walk(steps(loaded, work, inputs(loaded, work)), lambda step: step.stage(step.job, work))
 
@@ -256,16 +257,24 @@ def _fork(call: Callable[[], object], log: Path, folder: Path, mark: str) -> int
         os._exit(code)  # what the parent registered for its own end is not this one's
 
 
-def _import_all() -> None:
-    import pyarrow.parquet
-    import transformers
+def _import_all(folder: Path) -> None:
+    """Import what the flows name, and what a first walk through all stages needed beside: a fork tells it."""
+    for name in ("flows.command_line.registry", "flows.finetune", "flows.retrain", "transformers"):
+        import_module(name)
+    known, told = {*sys.modules}, folder / "modules.txt"
 
-    import flows.command_line.registry
-    import flows.finetune
-    import flows.retrain
-    import ftlib.stages.train
+    def first() -> None:
+        recipe(folder, epochs=1)
+        _all_stages(RECIPE)
+        facts(folder)
+        told.write_text("\n".join(name for name in sys.modules if name not in known))
 
-    del pyarrow, transformers, flows, ftlib
+    folder.mkdir()
+    if Process(_fork(first, folder / "first.txt", folder, "first"), "first").wait():
+        raise RuntimeError((folder / "first.txt").read_text(errors="replace")[-1500:])
+    for name in told.read_text().split():
+        with suppress(Exception):  # some are made when they are asked for, and have no file
+            import_module(name)
 
 
 def _write(path: Path, value: Any) -> None:

@@ -49,7 +49,8 @@ def _registry(folder: Path) -> dict[str, Any]:
     examined = fsck(registry, deep=True)
     versions = registry.versions(NAME)
     manifests = {version.version: registry.manifest(version) for version in versions}
-    indexes = {version.version: indexes_of(version, manifests[version.version]) for version in versions}
+    made = [version for version in versions if manifests[version.version].lineage]
+    indexes = {version.version: indexes_of(version, manifests[version.version]) for version in made}
     return {
         "faults": [fault.model_dump(mode="json") for fault in examined.faults],
         "dangling": [path for path in examined.unreferenced if not path.startswith("probes/")],
