@@ -32,7 +32,7 @@ from deployments.deployment import BY_HAND, Deployment, is_owner, wanted
 from deployments.environment import Environment, Schedule, WorkPool
 from deployments.notifications import is_notice, notices
 from deployments.server import connected
-from flows.watch import CHANGED, DATASET
+from flows.events import CHANGED, DATASET, DRIFT, QUALITY
 from ftlib.config import Config
 from ftlib.errors import ConflictError
 
@@ -296,14 +296,14 @@ def _settled(one: Deployment, existing: DeploymentResponse | None) -> list[Sched
 
 
 def _trigger(one: Deployment, deployment: UUID, enabled: bool) -> AutomationCore | None:
-    """Return the automation that starts a deployment when its data changed."""
+    """Return the automation that starts a deployment when its data changed, or its model's answers did."""
     if not one.datasets:
         return None
     trigger = DeploymentEventTrigger(
         name=f"{one.full_name}{_TRIGGERED}",
         enabled=enabled,
         match={"prefect.resource.id": [DATASET + name for name in one.datasets]},  # pyright: ignore[reportArgumentType]
-        expect={CHANGED},
+        expect={CHANGED, DRIFT, QUALITY},
     )
     trigger.set_deployment_id(deployment)
     return trigger.as_automation()

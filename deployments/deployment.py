@@ -45,11 +45,13 @@ class Standing(NamedTuple):
 STANDING = {
     "finetune": Standing("flows.finetune.finetune", "finetune", trains=True),
     "retrain": Standing("flows.retrain.retrain", "retrain", trains=True),
+    "search": Standing("flows.search.search", "search", trains=True),
     "evaluate": Standing("flows.evaluate.evaluate", "evaluate"),
     "interpolate": Standing("flows.interpolate.interpolate", "interpolate"),
     "promote": Standing("flows.promote.promote", "registry"),
     "rollback": Standing("flows.promote.rollback", "registry"),
     "watch": Standing("flows.watch.watch", "watch", cron="*/15 * * * *"),
+    "monitor": Standing("flows.monitor.monitor", "monitor"),
     "janitor": Standing("flows.janitor.janitor", "janitor", cron="17 4 * * *"),
 }
 
@@ -117,6 +119,8 @@ def wanted(environment: Environment) -> list[Deployment]:
             )
         by_name[deployment.full_name] = one.recipe
         made.append(deployment)
+        if one.monitor:
+            made.append(monitor_deployment(one, environment, deployment))
     for deployment in made:
         check_parameters(deployment)
     return made
@@ -171,6 +175,21 @@ def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str)
             "description": f"Keep {model} fresh, as {Path(one.recipe).name} says. {made.description}",
             "schedules": one.schedules,
             "datasets": (model,) if one.event else (),
+            "paused": one.paused,
+        }
+    )
+
+
+def monitor_deployment(one: DeployedRecipe, environment: Environment, of: Deployment) -> Deployment:
+    """Return the deployment that looks at a recipe's live answers, with what its retraining is told."""
+    model = load_recipe(one.recipe, of.parameters.get("overrides", ())).publish.name
+    made = _deployment(
+        "monitor", f"{model}{environment.suffix}", environment, of.owner, "monitor", of.parameters, False
+    )
+    return made.model_copy(
+        update={
+            "description": f"Look at what {model} answers live. {made.description}",
+            "schedules": one.monitor,
             "paused": one.paused,
         }
     )

@@ -96,7 +96,10 @@ class DeployedRecipe(Config):
     schedules: tuple[Schedule, ...] = ()
     """When it is retrained, data allowing; none: by hand or by event only."""
     event: bool = False
-    """Whether `reglage.data.changed` for this model's data starts it."""
+    """Whether `reglage.data.changed` for this model's data starts it, or `reglage.drift` or `reglage.quality` of its
+    answers."""
+    monitor: tuple[Schedule, ...] = ()
+    """When its live answers are looked at, in the log that the recipe's `monitor` names; none: by hand only."""
     approval: Literal["automatic", "by_hand"] | None = None
     """Whether a promotion waits for a person; null: as the recipe says."""
     work: str | None = None
@@ -202,7 +205,19 @@ class Secrets(Config):
         return blocks
 
 
-Occasion = Literal["failed", "crashed", "refused", "waiting", "held", "superseded", "promoted", "too_old", "drifted"]
+Occasion = Literal[
+    "failed",
+    "crashed",
+    "refused",
+    "waiting",
+    "held",
+    "superseded",
+    "promoted",
+    "too_old",
+    "drifted",
+    "worse",
+    "rolled_back",
+]
 
 
 class Notification(Config):
@@ -210,9 +225,20 @@ class Notification(Config):
 
     block: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")]
     """A notification block on the server, as type/name: slack-webhook/alerts."""
-    events: tuple[Occasion, ...] = ("failed", "crashed", "refused", "waiting", "held", "too_old", "drifted")
+    events: tuple[Occasion, ...] = (
+        "failed",
+        "crashed",
+        "refused",
+        "waiting",
+        "held",
+        "too_old",
+        "drifted",
+        "worse",
+        "rolled_back",
+    )
     """What is told: runs that failed, crashed, were refused, wait for a person, are held by a rollback, were superseded
-    or promoted a version; a model that no retraining looked at for long; drift."""
+    or promoted a version; a model that no retraining looked at for long; live answers that drifted, are worse than at
+    publishing, or made a rule roll back."""
     too_old_days: int = Field(default=7, ge=1, le=365)
     """After so many days without a retraining that ended well a model is too old."""
 

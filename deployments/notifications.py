@@ -24,14 +24,12 @@ from pydantic import SecretStr, TypeAdapter
 
 from deployments.automations import FLOWS
 from deployments.environment import Notification, Occasion
+from flows.events import DRIFT, QUALITY
 from ftlib.config import Name
 from ftlib.errors import RecipeError, ReglageError, StorageError, first_line
 
 ADDRESS = "REGLAGE_NOTIFY_ADDRESS"
 """Holds the address of a block that is to be made: no secret stands in a command line."""
-
-DRIFT = "reglage.drift"
-"""The event of rows, or of answers, that are no longer like those the model was made with."""
 
 _PREFIX = "reglage: tell "
 
@@ -74,6 +72,12 @@ _TOLD: dict[Occasion, _Told] = {
         ("Superseded",), "was superseded", "A newer retraining of the same model asks in its place; answer that one."
     ),
     "promoted": _Told(("Promoted",), "promoted a version", "A new version is in place."),
+    "rolled_back": _Told(
+        ("Rolled back",),
+        "rolled a version back",
+        "Live answers were worse than they may be, so that the version before is in place again, as the recipe's rule "
+        "says.",
+    ),
 }
 _WELL = ("Promoted", "Not promoted", "Skipped", "Held", "Suspended", "Superseded", "Completed")
 _BADLY = ("Failed", "TimedOut", "Crashed", "Cancelled")
@@ -105,7 +109,12 @@ def _wanted(notification: Notification, tag: str) -> Iterator[tuple[str, tuple[E
         if occasion == "too_old":
             yield "models that are too old", _too_old(notification.too_old_days, tag, pages)
         elif occasion == "drifted":
-            yield "drift", _drifted()
+            yield (
+                "drift",
+                _of_answers(DRIFT, "drifted", "What the model is asked is no longer like what it was made with."),
+            )
+        elif occasion == "worse":
+            yield "worse answers", _of_answers(QUALITY, "answers worse", "Its live answers are worse than they may be.")
         else:
             yield f"runs that are {occasion}", _of_runs(_TOLD[occasion], tag, pages)
 
@@ -145,18 +154,17 @@ def _too_old(days: int, tag: str, pages: str | None) -> tuple[EventTrigger, str,
     return trigger, f"{whose} is too old", f"{sentence}\n\n{link}"
 
 
-def _drifted() -> tuple[EventTrigger, str, str]:
+def _of_answers(event: str, subject: str, sentence: str) -> tuple[EventTrigger, str, str]:
     trigger = EventTrigger(
         match=ResourceSpecification({"prefect.resource.id": ["reglage.*"]}),
-        expect={DRIFT},
+        expect={event},
         for_each={"prefect.resource.id"},
         posture=Posture.Reactive,
         threshold=1,
         within=timedelta(0),
     )
-    sentence = "What the model is asked is no longer like what it was made with."
     body = sentence + _where_any("event.payload.message") + _where_any("event.payload.link")
-    return trigger, "{{ event.resource.id }} drifted", body
+    return trigger, f"{{{{ event.resource.id }}}} {subject}", body
 
 
 def _where_any(text: str) -> str:

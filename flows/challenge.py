@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
+from ftlib.retraining.live_verdict import hear, live_reasons
 from ftlib.retraining.policy import AllRows
 from ftlib.wording import counted, dated
 from ftlib.workspace import Workspace, overwrite
@@ -128,7 +130,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     given = given._replace(task_names=_task_names(r, folder))
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
-    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten)
+    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, _live(run.work, so_far.champion))
     if worth.go and r != asked:
         note = "the champion's weights know them, so this starts from the recipe's model, on every row"
         worth = worth.model_copy(update={"reasons": (*worth.reasons, note)})
@@ -144,6 +146,11 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if isinstance(result, Refusal):
         return so_far.ended("not_promoted", *result.reasons)
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
+
+
+def _live(work: Workspace, champion: Champion | None) -> tuple[str, ...]:
+    """Return what `monitor` found of the champion's answers that no retraining has heard."""
+    return live_reasons(work, champion.name, champion.version, champion.sequence) if champion else ()
 
 
 def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
@@ -231,6 +238,12 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     if champion.facts.version == version.version:
         reason = f"version {version.version} is in place: these rows give the same version again"
         return so_far.ended("not_promoted", reason).model_copy(update={"champion": champion.facts})
+    if taken_back := taken_back_by_rule(registry.history(r.publish.name, r.retrain.alias), version.version):
+        reason = (
+            f"version {version.version} was taken back by entry {taken_back.sequence} ({taken_back.why}), and these "
+            "rows give it again; a person may promote it"
+        )
+        return so_far.ended("not_promoted", reason).model_copy(update={"champion": champion.facts})
     first = evidence.checkpoints[-1]
     tasks = {task.name: task.labels for task in first.tasks}
     data = Data(model=evidence.model, raw=evidence.raw, prepared=evidence.prepared, labels=first.labels, tasks=tasks)
@@ -251,6 +264,16 @@ def judge(r: Recipe, run: Runner, so_far: Challenge, registry: ModelRegistry) ->
     )
 
 
+def taken_back_by_rule(history: Sequence[AliasEntry], version: int) -> AliasEntry | None:
+    """Return the entry by which a rule went back from a version; None once a person or a rule promoted it again."""
+    for before, entry in reversed([*pairwise(history)]):
+        if entry.version == version:
+            return None
+        if entry.rolled_back == "rule" and before.version == version:
+            return entry
+    return None
+
+
 def settle(
     r: Recipe, run: Runner, challenge: Challenge, approval: Approval | None, shown_hold: int | None = None
 ) -> Challenge:
@@ -266,6 +289,8 @@ def settle(
         return challenge
     if challenge.what == "waiting":
         challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval, shown_hold)
+    if challenge.champion:
+        hear(run.work, r.publish.name, challenge.champion.sequence)
     decision = Decision(
         what="promoted" if challenge.what == "promoted" else "not_promoted",
         reasons=challenge.reasons,

@@ -16,6 +16,8 @@ from ftlib.data.forgotten import read_requests
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import Difference, adjusted, differences
+from ftlib.evaluation.suspects import Suspect, ranked, suspects
+from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.models.folder import labels_of
 from ftlib.recipe.preflight import spelling_notes
 from ftlib.recipe.recipe import Recipe
@@ -49,6 +51,21 @@ class Comparison:
     """Each later model less the first."""
     rows: dict[str, Ledger]
     """Where every dataset's rows went."""
+
+    def suspects(self, work: Workspace) -> dict[str, list[Suspect]]:
+        """Return each model's list of rows whose labels may be wrong. Raises RecipeError where rows have not one each.
+
+        A model says something only of rows that it did not train on.
+        """
+        load = tables_in(work)
+        tables = [(cell, load(cell)) for report in self.reports for cell in report.measured]
+        if not any(isinstance(table, LabelOutcomes) for _, table in tables):
+            raise RecipeError("--suspects: needs rows of one label each, and no evaluation has any; leave it out")
+        found: dict[str, list[Suspect]] = {name: [] for name in self.models}
+        for cell, table in tables:
+            dataset = self.recipe.evaluations[cell.evaluation].dataset
+            found[cell.candidate] += suspects(dataset, cell.split, table)
+        return {name: ranked(listed) for name, listed in found.items()}
 
     def record(self) -> dict[str, Any]:
         """Return it for scripts."""

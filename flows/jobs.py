@@ -13,7 +13,7 @@ from ftlib.evaluation.principle_facts import RevisedDataset
 from ftlib.evaluation.reward_models import weights_of
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate, Candidates
-from ftlib.merging.siblings import find_sibling
+from ftlib.merging.siblings import find_sibling, named_apart
 from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.published.lineage import called
@@ -36,6 +36,7 @@ from ftlib.stages.quote import QuoteJob
 from ftlib.stages.revise import ReviseJob
 from ftlib.stages.score import MEASURED, ScoreJob
 from ftlib.stages.select import SelectJob
+from ftlib.stages.thin import ThinJob
 from ftlib.stages.train import TrainJob
 from ftlib.stages.uphold import UpholdJob
 from ftlib.training.fisher import Fisher
@@ -157,6 +158,11 @@ def train_job(
         compute=recipe.compute,
         fisher=fisher,
     )
+
+
+def thin_job(recipe: Recipe, data: PreparedDataset, share: float, seed: int | None) -> ThinJob:
+    """Say which share of a dataset's training rows to take; `seed` instead of the recipe's."""
+    return ThinJob(data=data, share=share, seed=recipe.seed if seed is None else seed)
 
 
 def with_added_rows(phase: Phase, rows: tuple[int, ...]) -> Phase:
@@ -377,7 +383,8 @@ def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     if not recipe.interpolation.siblings:
         return []
     registry = ModelRegistry(recipe.publish.to.store())
-    return [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+    found = [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+    return named_apart(found, recipe.phases[-1].name)
 
 
 def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:

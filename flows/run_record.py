@@ -53,6 +53,8 @@ class RunRecord(Config):
         text = self.report.local(Path(self.report.html)).read_text(encoding="utf-8")
         page = html_with_outcome(text, dated(self.result.line())).encode()
         written = overwrite(work, f"runs/{name}/report.html", page)
+        if listed := self.report.suspects:
+            overwrite(work, f"runs/{name}/{listed}", self.report.local(Path(listed)).read_bytes())
         remember(work, name, self.steps)  # before what is read of it: a collector that sees one sees the other
         if isinstance(self.result, ModelVersion):
             note_publication(work, name, self.evidence.recipe.publish.to, self.result)

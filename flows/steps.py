@@ -15,6 +15,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.forgotten import ForgetRequest, read_requests
 from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
+from ftlib.evaluation.learning_curve import CurveEvidence, ShareEnd, of_share
 from ftlib.evaluation.measured import EvalReport, KLToStart
 from ftlib.evaluation.principle_facts import RevisedDataset, Upheld
 from ftlib.evaluation.selection import Selection
@@ -22,7 +23,7 @@ from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.plan import check_layers, check_patterns
 from ftlib.models.adapter import find_any
-from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.checkpoint import Checkpoint, Form, FoundModel
 from ftlib.models.folder import tensor_spans
 from ftlib.models.parameter_names import layers_in
 from ftlib.progress import note
@@ -71,6 +72,7 @@ from ftlib.stages.revise import revise
 from ftlib.stages.score import score
 from ftlib.stages.select import select
 from ftlib.stages.step import Steps, step
+from ftlib.stages.thin import thin
 from ftlib.stages.train import runs_on_ray, train
 from ftlib.stages.uphold import uphold
 from ftlib.training.fisher import Fisher, read_carried
@@ -226,18 +228,13 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         _check_named_tensors(r, start)
     onto = yield from carried_to(r, start, data)
     trail, form, answering = [start], model.form, 0
-    rows, kept = data, list[Upheld | None]()
+    rows, kept, begun = data, list[Upheld | None](), dict[str, tuple[int, Form]]()
     if r.prune:
         trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
     for phase in r.phases:
-        if r.takes_new_head(phase):
-            answering = len(trail)
-            trail.append((yield from given_head(r, phase, trail[-1], data)))
-        if phase.tuning.quantization and form == "dense":
-            job = trail[-1] and jobs.quantize_job(r, phase, trail[-1])
-            trail.append((yield from step(quantize, job, f"for {phase.name}")))
-        rows, made = yield from revised(r, phase, whole(trail), data)
-        trail.append((yield from trained(r, phase, trail, rows)))
+        begun[phase.name] = len(trail), form
+        answering = len(trail) if r.takes_new_head(phase) else answering
+        trail, rows, made = yield from one_phase(r, phase, trail, form, data)
         kept += yield from upheld(r, phase, whole(trail), data, made)
         form = phase.tuning.leaves or form
     siblings: list[Checkpoint | None] = [*elsewhere]
@@ -259,7 +256,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
         carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.most_workers > 0)
     final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
-    carries = carried or not r.publish.fisher
+    length, form = begun[r.learning_phases[0].name]
+    curve = yield from learnt_of_shares(r, trail[:length], form, data, beside)
+    carries = (carried or not r.publish.fisher) and (curve or not r.learning_curve)
     if not (data and checkpoints and swept and selection and final and carries and all(kept)):
         return None
     return Evidence(
@@ -280,7 +279,83 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         fisher=carried,
         onto=data.onto,
         upheld=tuple(one for one in kept if one),
+        curve=curve,
     )
+
+
+def one_phase(
+    r: Recipe,
+    phase: Phase,
+    trail: Sequence[Checkpoint | None],
+    form: Form,
+    data: Data | None,
+    *,
+    seed: int | None = None,
+    called: str = "",
+) -> Steps[tuple[list[Checkpoint | None], Data | None, dict[str, RevisedDataset]]]:
+    """Train one phase from the trail's end, which is of a form, behind the head and the rounding that it wants.
+
+    Return the trail with what that made, what the phase learnt of, and pairs as `revised` returns them. `called` is
+    another name for the phase, by which its steps and its end are called.
+    """
+    ends, named = [*trail], phase
+    if called:
+        named = phase.model_copy(update={"name": called})
+        data = data and data.model_copy(
+            update={"companions": {**data.companions, called: data.companions.get(phase.name, {})}}
+        )
+    if r.takes_new_head(phase):
+        ends.append((yield from given_head(r, named, ends[-1], data)))
+    if phase.tuning.quantization and form == "dense":
+        job = ends[-1] and jobs.quantize_job(r, named, ends[-1])
+        ends.append((yield from step(quantize, job, f"for {named.name}")))
+    rows, made = yield from revised(r, named, whole(ends), data)
+    ends.append((yield from trained(r, named, ends, rows, seed)))
+    return ends, rows, made
+
+
+def learnt_of_shares(
+    r: Recipe,
+    trail: Sequence[Checkpoint | None],
+    form: Form,
+    data: Data | None,
+    beside: Mapping[str, PreparedDataset] | None,
+) -> Steps[CurveEvidence | None]:
+    """Train again on shares of the rows what the learning curve asks for, from the trail's end, and measure it."""
+    ends: list[ShareEnd | None] = []
+    for share, seed in r.learning_curve.trainings() if r.learning_curve else ():
+        less = yield from thinned(r, share, seed, data)
+        so_far, now = [*trail], form
+        for phase in r.learning_phases:
+            called = of_share(phase.name, share)
+            so_far, _, _ = yield from one_phase(r, phase, so_far, now, less, seed=seed, called=called)
+            end, now = so_far[-1], phase.tuning.leaves or now
+            # Later phases ask for it by the name that the recipe gives it.
+            so_far[-1] = end and end.model_copy(update={"phase": phase.name})
+        name = of_share(r.phases[-1].name, share) + ("" if seed is None else f"-seed{seed}")
+        end = so_far[-1] and so_far[-1].model_copy(update={"phase": name})
+        count = sum(less.prepared[part].splits["train"].rows for part in r.phases[-1].parts) if less else 0
+        ends.append(end and ShareEnd(share=share, seed=seed, rows=count, checkpoint=end))
+    if not ends:
+        return None
+    made = whole(ends)
+    members = made and [Candidate.of(one.checkpoint) for one in made]
+    reports = yield from measured(r, members, data and data.prepared, REPORT, len(ends), beside, of="of shares")
+    return CurveEvidence(ends=tuple(made), reports=tuple(reports)) if made and reports else None
+
+
+def thinned(r: Recipe, share: float, seed: int | None, data: Data | None) -> Steps[Data | None]:
+    """Take a share of the training rows of every dataset that the last phase trains on; 1 is all of them."""
+    less: dict[str, PreparedDataset] = {}
+    names = [*r.phases[-1].parts] if share < 1.0 else []
+    for name in names:
+        job = jobs.thin_job(r, data.prepared[name], share, seed) if data else None
+        which = f"{name} to {100 * share:g} %" + ("" if seed is None else f" by seed {seed}")
+        if made := (yield from step(thin, job, which)):
+            less[name] = made
+    if data is None or len(less) < len(names):
+        return None
+    return data.model_copy(update={"prepared": {**data.prepared, **less}})
 
 
 def _check_named_tensors(r: Recipe, start: Checkpoint) -> None:
@@ -544,10 +619,11 @@ def measured(
     split: Split,
     count: int,
     beside: Mapping[str, PreparedDataset] | None,
+    of: str = "",
 ) -> Steps[list[EvalReport] | None]:
     """Measure candidates, of which there will be `count` at most, on one split of every evaluation.
 
-    `beside` is as `enriched` returns it.
+    `beside` is as `enriched` returns it; `of` is what the steps say of them.
     """
     reports: list[EvalReport | None] = []
     for name in r.evaluations:
@@ -555,7 +631,9 @@ def measured(
         if members and prepared and beside is not None:
             job = jobs.evaluate_job(r, name, members, prepared, split, beside)
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
-        reports.append((yield from step(evaluate, job, f"{name} {split}", on_ray=on_ray, candidates=number)))
+        reports.append(
+            (yield from step(evaluate, job, f"{name} {split} {of}".rstrip(), on_ray=on_ray, candidates=number))
+        )
     return whole(reports)
 
 

@@ -5,18 +5,17 @@ What starts on the event `reglage.data.changed` is a deployment's to say, and wh
 """
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from prefect import flow, get_client
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import TypeAdapter, ValidationError
 
+from flows.events import CHANGED, send_event
 from flows.one_line_errors import one_line_errors
 from flows.run_page import artifact_key, show_markdown
 from ftlib.config import Config, Name
@@ -32,9 +31,6 @@ from ftlib.workspace import Workspace, overwrite
 
 one_line_errors()
 
-CHANGED = "reglage.data.changed"
-DATASET = "reglage.dataset."
-"""What the event is about: this and the model's name."""
 WITH = " --set "
 """Between a recipe's path and its overrides, as on a command line."""
 NAMED = 20
@@ -222,21 +218,12 @@ def _tell(one: _Watched) -> Look:
 
 
 def _emit(one: _Watched, changes: Changes, known: Announced) -> None:
-    """Send the event, and wait until the server has it. The same news have the same id, also after a kill."""
+    """Send the event. The same news are the same event, also after a kill."""
     counts = {kind: len(getattr(changes, kind)) for kind in ("added", "edited", "vanished", "waiting")}
     files = [file.uri for file in (*changes.fresh, *changes.vanished)][:NAMED]
-    event: dict[str, Any] = {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, digest([one.name, *([*file.identity] for file in known.files)]))),
-        "occurred": datetime.now(UTC).isoformat(),
-        "event": CHANGED,
-        "resource": {"prefect.resource.id": DATASET + one.name, "prefect.resource.name": one.name},
-        "payload": {**({"recipe": one.recipe} if one.recipe else {"place": one.where}), **counts, "files": files},
-    }
-    if flow_run.id:
-        run = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
-        event["related"] = [run]
-    with get_client(sync_client=True) as client:
-        client.request("POST", "/events", json=[event])
+    whose = {"recipe": one.recipe} if one.recipe else {"place": one.where}
+    identity = digest([one.name, *([*file.identity] for file in known.files)])
+    send_event(CHANGED, one.name, identity, {**whose, **counts, "files": files})
 
 
 def _said(looks: Sequence[Look]) -> str:

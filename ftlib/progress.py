@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 NOTE = "note"
 """The unit of a sign that is words."""
+BYTES = "bytes"
+"""The unit of what is sent or fetched."""
 
 _listeners: list[Callable[[Progress], None]] = []
 

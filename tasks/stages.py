@@ -7,7 +7,7 @@ from prefect import Task
 from tasks.assess import batch_norm, distance, diverge, evaluate, interpolate, select
 from tasks.data import add_tokens, ingest, preprocess
 from tasks.publish import register, report
-from tasks.train import answer, base, fisher, prune, quantize, quote, revise, score, train, uphold
+from tasks.train import answer, base, fisher, prune, quantize, quote, revise, score, thin, train, uphold
 
 TASKS: dict[str, Task[..., Any]] = {
     task.name: task
@@ -19,6 +19,7 @@ TASKS: dict[str, Task[..., Any]] = {
         distance,
         prune,
         quantize,
+        thin,
         answer,
         revise,
         score,

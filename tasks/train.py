@@ -11,6 +11,7 @@ from ftlib.stages import quantize as _quantize
 from ftlib.stages import quote as _quote
 from ftlib.stages import revise as _revise
 from ftlib.stages import score as _score
+from ftlib.stages import thin as _thin
 from ftlib.stages import train as _train
 from ftlib.stages import uphold as _uphold
 from ftlib.training.fisher import Fisher
@@ -34,6 +35,12 @@ def prune(job: _prune.PruneJob, work: Workspace) -> Checkpoint:
 def quantize(job: _quantize.QuantizeJob, work: Workspace) -> Checkpoint:
     """Round a checkpoint's linear layers to four bits."""
     return _quantize.quantize(job, work)
+
+
+@stage_task(hours=1)
+def thin(job: _thin.ThinJob, work: Workspace) -> PreparedDataset:
+    """Take a share of a dataset's training rows, for a learning curve."""
+    return _thin.thin(job, work)
 
 
 @stage_task(hours=24)

@@ -102,7 +102,10 @@ def ran(recipe: str, overrides: tuple[str, ...], seed: int, work: Path) -> dict[
 
 
 def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, float]:
-    """Return an arm's metrics from a run's record. Raises KeyError where it was not measured."""
+    """Return an arm's metrics from a run's record. Raises KeyError where it was not measured.
+
+    `checkpoint/...` are what the record says of the checkpoint itself, its `trained_parameters` and its facts.
+    """
     evidence = record["evidence"]
     who = evidence["selection"]["chosen"]["name"] if arm.candidate == "chosen" else arm.candidate
     reports = evidence["final"] if arm.split == "test" else evidence["sweep"]
@@ -113,6 +116,10 @@ def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, f
         if cell["candidate"] == who and cell["split"] == arm.split
         for metric, estimate in cell["metrics"].items()
     }
+    for end in evidence["checkpoints"]:
+        if end["phase"] == who:
+            told = {**end["facts"], "trained_parameters": end["trained_parameters"]}
+            values |= {f"checkpoint/{name}": fact for name, fact in told.items() if not isinstance(fact, str)}
     if absent := sorted(metrics - {*values}):
         raise KeyError(f"{who!r} has no {', '.join(absent)} on the {arm.split} split")
     return {metric: values[metric] for metric in sorted(metrics)}

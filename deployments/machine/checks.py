@@ -24,8 +24,8 @@ from ftlib.origin import COMMIT, UNKNOWN, origin
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage import Place, open_store
 from ftlib.storage.files import in_bytes
-from ftlib.storage.node_cache import cache_root
 from ftlib.storage.place import is_remote
+from ftlib.storage.user_cache import cache_root
 from ftlib.urls import redacted, secret_in
 from ftlib.wording import counted, some
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--cron", "crons", multiple=True, metavar="CRON", help="When, as '0 3 * * *': nightly at 3; repeatable.")
 @click.option("--timezone", metavar="ZONE", help="Whose clock --cron means, as Europe/Paris or UTC.")
 @click.option("--no-cron", is_flag=True, help="No schedule any more.")
-@click.option("--event/--no-event", default=None, help="Whether reglage.data.changed for this model starts it.")
+@click.option("--event/--no-event", default=None, help="Whether changed data, or live answers, of this model start it.")
 @click.option(
     "--approval",
     type=click.Choice(["automatic", "by_hand", "recipe"]),
@@ -160,7 +160,9 @@ def _facts(made: Deployed) -> list[str]:
         lines.append("  paused     nothing starts it by itself; --resume")
     lines += [f"  schedule   {schedule}, {_next(schedule)}" for schedule in made.schedules]
     if made.event:
-        lines.append(f"  event      reglage.data.changed of reglage.dataset.{made.model}")
+        lines.append(
+            f"  event      reglage.data.changed, reglage.drift, reglage.quality of reglage.dataset.{made.model}"
+        )
     if made.approval:
         lines.append(f"  approval   {made.approval}")
     lines.append(f"  by hand    prefect deployment run {made.deployment}")

@@ -16,11 +16,12 @@ from flows.rows_page import rows_lines
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION
 from ftlib.evaluation.measured import EvalReport
+from ftlib.evaluation.suspects import as_csv
 from ftlib.recipe.file import load_recipe
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.storage import Place
 from ftlib.wording import counted
-from ftlib.workspace import Workspace
+from ftlib.workspace import Workspace, write_durably
 
 
 @click.command()
@@ -46,6 +47,12 @@ from ftlib.workspace import Workspace
     show_default=True,
     help="The rows to measure on: those of the report, or those that candidates are chosen by.",
 )
+@click.option(
+    "--suspects",
+    type=UserPath(dir_okay=False),
+    metavar="FILE",
+    help="Write the ids of rows whose labels may be wrong, a CSV.",
+)
 @set_option
 @work_option
 @base_option
@@ -56,6 +63,7 @@ def evaluate(
     recipe_path: Path,
     evaluations: tuple[str, ...],
     split: Any,
+    suspects: Path | None,
     overrides: tuple[str, ...],
     work: str,
     given: tuple[Path, ...],
@@ -87,6 +95,11 @@ def evaluate(
 
     recipe = only(load_recipe(recipe_path, overrides), evaluations)
     comparison = compare(recipe, models, split, workspace, registry, given, through, say)
+    if suspects:
+        found = comparison.suspects(workspace)
+        write_durably(suspects, as_csv(found))
+        rows = {(one.dataset, one.row_id) for listed in found.values() for one in listed}
+        say(f"{counted(len(rows), 'suspected row')} in {suspects}")
     emit(lambda: _print(comparison), comparison.record(), as_json)
 
 

@@ -30,7 +30,7 @@ from ftlib.models.adapter import find_any
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.ingest import ingest
 from ftlib.stages.preprocess import preprocess
-from ftlib.wording import counted
+from ftlib.wording import counted, some
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -69,9 +69,17 @@ class Seen(Config):
 @click.option("--rows", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
 @click.option("--dataset", help="Which of the recipe's; by default the one that the last phase trains on.")
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="Which rows.")
+@click.option("--row", "ids", multiple=True, metavar="ID", help="This row, as lists name it; repeatable.")
 @json_option
 def look(
-    recipe: Path, overrides: tuple[str, ...], work: str, rows: int, dataset: str | None, split: Split, as_json: bool
+    recipe: Path,
+    overrides: tuple[str, ...],
+    work: str,
+    rows: int,
+    dataset: str | None,
+    split: Split,
+    ids: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Show rows as the model sees them: its special tokens, what is learnt, and what was cut.
 
@@ -84,7 +92,7 @@ def look(
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
     name = dataset or next(name for name, one in loaded.datasets.items() if one == loaded.published_dataset())
-    raw, data, seen = look_at(loaded, Workspace(work), name, split, rows)
+    raw, data, seen = look_at(loaded, Workspace(work), name, split, rows, ids)
     notes = [*data.audit.notes()] if data.audit.rows else []
     notes += [f"personal data: {line}" for line in said(raw.personal_data or {})]
     record = {"dataset": name, "split": split, "rows": [one.model_dump(mode="json") for one in seen], "notes": notes}
@@ -92,9 +100,12 @@ def look(
 
 
 def look_at(
-    recipe: Recipe, work: Workspace, name: str, split: Split, rows: int
+    recipe: Recipe, work: Workspace, name: str, split: Split, rows: int, ids: Sequence[str] = ()
 ) -> tuple[RawDataset, PreparedDataset, list[Seen]]:
-    """Prepare a dataset and return the first rows of a split. Raises RecipeError for none of text, or none at all."""
+    """Prepare a dataset and return the first rows of a split, or those of these ids, in the split's order.
+
+    Raises RecipeError for rows that are no text, DataError for none at all, or an id that the split has not.
+    """
     if name not in recipe.datasets:
         raise RecipeError(f"--dataset: {name!r} is not a dataset; there are {', '.join(sorted(recipe.datasets))}")
     dataset = recipe.datasets[name]
@@ -112,7 +123,12 @@ def look_at(
     from ftlib.kinds.loading import load_processor
 
     processor = load_processor(model.folder)
-    pieces = [*itertools.islice(_pieces(split_file(data.path, split)), rows)]
+    pieces = [*_chosen(_pieces(split_file(data.path, split)), rows, ids)]
+    if lacking := {*ids} - {wanted for wanted in ids for row_id, *_ in pieces if _is(row_id, wanted)}:
+        raise DataError(
+            f"datasets.{name}: the {split} split has no row {some(sorted(lacking))}; give its --split, and another "
+            "--dataset if it is of that"
+        )
     if not pieces:
         raise DataError(f"datasets.{name}: the {split} split has no rows; look at another --split")
     texts = _examples(raw[name], {row_id.partition("-")[0] for row_id, *_ in pieces})
@@ -139,7 +155,23 @@ def look_at(
     )
 
 
-def _pieces(path: Path) -> Iterator[tuple[str, Mapping[str, list[int]], int, Target]]:
+_Piece = tuple[str, Mapping[str, list[int]], int, Target]
+
+
+def _chosen(pieces: Iterator[_Piece], rows: int, ids: Sequence[str]) -> Iterator[_Piece]:
+    """Yield the first rows, or all pieces of those that are asked for."""
+    if not ids:
+        yield from itertools.islice(pieces, rows)
+        return
+    yield from (piece for piece in pieces if any(_is(piece[0], wanted) for wanted in ids))
+
+
+def _is(row_id: str, wanted: str) -> bool:
+    """Say whether a row is the one that is asked for, or a piece of it."""
+    return row_id == wanted or row_id.startswith(f"{wanted}-")
+
+
+def _pieces(path: Path) -> Iterator[_Piece]:
     """Yield a split's rows: id, inputs by name (and more columns), supervised, target."""
     import pyarrow as pa
 

@@ -19,6 +19,7 @@ class LazyGroup(ReglageGroup):
 
     elsewhere: ClassVar = {
         "registry": "flows.command_line.registry",
+        "search": "flows.command_line.search",
         "predict": "flows.command_line.predict",
         "interpolate": "flows.command_line.interpolate",
         "evaluate": "flows.command_line.evaluate",
@@ -35,6 +36,8 @@ class LazyGroup(ReglageGroup):
         "status": "flows.command_line.up",
         "init": "flows.command_line.init",
         "work": "flows.command_line.work",
+        "monitor": "flows.command_line.monitor",
+        "serve": "flows.command_line.serve",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

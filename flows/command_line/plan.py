@@ -14,6 +14,7 @@ from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.forgotten import read_requests
 from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError
+from ftlib.evaluation.learning_curve import of_share
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
@@ -215,18 +216,22 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     done = {stage.stage for stage in planner.stages if stage.state == "done"}
     sizing = _Sizing(recipe, on, folder, model.folder, names, of_tasks, companions, prepared)
     every = [*zip(recipe.phases, sizes, frozen, strict=True)]
-    planned = [
-        _phase_plan(
-            phase,
-            size,
-            [beside[name] for name in phase.companions],
-            _seen(phase, prepared, sizing.steps(phase)),
-            speed,
-            done,
-            sizing.of(phase, planner.trained.get(phase.name)),
-        )
-        for phase, size, beside in every
-    ]
+
+    def phase_plans(done: Collection[str]) -> list[PhasePlan]:
+        return [
+            _phase_plan(
+                phase,
+                size,
+                [beside[name] for name in phase.companions],
+                _seen(phase, prepared, sizing.steps(phase)),
+                speed,
+                done,
+                sizing.of(phase, planner.trained.get(phase.name)),
+            )
+            for phase, size, beside in every
+        ]
+
+    planned = phase_plans(done)
     planned = [
         _by_depth(one, phase, size, sizing, _seen(phase, prepared, sizing.steps(phase)), speed)
         if phase.tuning.unfreezes
@@ -234,6 +239,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
         for one, (phase, size, _) in zip(planned, every, strict=True)
     ]
     again = [planned[-1].model_copy(update={"name": f"{planned[-1].name}-seed{n}"}) for n in recipe.interpolation.seeds]
+    again += _of_shares(recipe, phase_plans(()), done) if recipe.learning_curve else []
     scored = tuple(
         _scoring_plan(f"score {which}", beside[name], prepared[part], speed, done, phase)
         for phase, _, beside in every
@@ -259,6 +265,20 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     seconds += sum(one.seconds for one in (*planned, *again, *scored))
     fields = {"phases": (*planned, *again), "scorings": scored, "seconds": round(seconds, 1), "speed": speed.source}
     return plan.model_copy(update=fields)
+
+
+def _of_shares(recipe: Recipe, planned: Sequence[PhasePlan], done: Collection[str]) -> list[PhasePlan]:
+    """Return the trainings of a learning curve: each is its phase's with a share of the rows, steps and time."""
+    again: list[PhasePlan] = []
+    for share, seed in recipe.learning_curve.trainings() if recipe.learning_curve else ():
+        for phase in planned[-len(recipe.learning_phases) :]:
+            name = of_share(phase.name, share) + ("" if seed is None else f"-seed{seed}")
+            less = {field: round(share * getattr(phase, field)) for field in ("rows", "tokens", "steps")}
+            seconds = 0.0 if f"train {name}" in done else share * phase.seconds
+            again.append(
+                phase.model_copy(update={"name": name, **less, "seconds": seconds, "thaws": (), "measured_bytes": None})
+            )
+    return again
 
 
 def _heads(recipe: Recipe, tasks: Mapping[str, Sequence[str]]) -> "Heads":

@@ -1,6 +1,6 @@
 """`reglage run` and `retrain`: a flow from the terminal, with a Prefect server of its own where the user has none."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from flows.challenge import Challenge
     from flows.run_record import RunRecord
+    from ftlib.retraining.live_verdict import LiveVerdict
+    from ftlib.search.record import SearchRecord
 
 
 def run_recipe(
@@ -56,6 +58,29 @@ def run_retraining(
         return lambda: retrain(str(path), tracking=shown, overrides=list(overrides), work=str(work), return_state=True)
 
     return cast("Challenge", _run(load, _folder(path, overrides, work)))
+
+
+def run_monitor(path: Path, log: str | None, overrides: Sequence[str], work: str) -> "LiveVerdict":
+    """Look once at a recipe's live answers. Raises RecipeError before anything starts."""
+
+    def load() -> Callable[[], "State[Any]"]:
+        from flows.monitor import monitor
+
+        return lambda: monitor(str(path), log=log, overrides=list(overrides), work=str(work), return_state=True)
+
+    folder = Workspace(work).root / "runs" / load_recipe(path, overrides).name / "monitor"
+    return cast("LiveVerdict", _run(load, folder))
+
+
+def run_search(path: Path, overrides: Sequence[str], work: str, asked: Mapping[str, Any]) -> "SearchRecord":
+    """Search a recipe; `asked` are the flow's other parameters. Raises what `run_recipe` raises."""
+
+    def load() -> Callable[[], "State[Any]"]:
+        from flows.search import search
+
+        return lambda: search(str(path), **asked, overrides=list(overrides), work=str(work), return_state=True)
+
+    return cast("SearchRecord", _run(load, _folder(path, overrides, work)))
 
 
 def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:

@@ -13,6 +13,8 @@ from ftlib.evaluation.results import results
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.places import Registry
 from ftlib.registry.publish import Publish
+from ftlib.report.learning_curve import learning
+from ftlib.report.suspects import found_suspects
 from ftlib.storage.place import is_remote
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
@@ -31,6 +33,11 @@ def print_summary(record: RunRecord, work: str) -> None:
         console.print("every stage was done already; nothing changed")
     for line in rows_lines(ledgers(evidence.raw, evidence.prepared)):
         console.print(line, soft_wrap=True)
+    for one in learning(evidence, Workspace(work)):
+        console.print(one.said, soft_wrap=True)
+    if suspected := found_suspects(evidence, Workspace(work)):
+        listed = page_in(work, f"runs/{evidence.recipe.name}/{record.report.suspects}")
+        console.print(f"suspects   {counted(len(suspected), 'row')} may have a wrong label: {listed}", soft_wrap=True)
     print_page(console, "report", work, f"runs/{evidence.recipe.name}/report.html")
     console.print(_outcome(record.result, evidence.recipe.publish), soft_wrap=True)
     if record.wall_seconds:
@@ -53,6 +60,8 @@ def as_record(record: RunRecord, work: str) -> dict[str, Any]:
         "chosen": evidence.selection.chosen.name,
         "alpha": evidence.selection.chosen.alpha,
         "why": evidence.selection.why,
+        "learning_curve": [one.model_dump(mode="json") for one in learning(evidence, Workspace(work))],
+        "suspects": [one.model_dump(mode="json") for one in found_suspects(evidence, Workspace(work)) or []],
         "rows": rows_record(ledgers(evidence.raw, evidence.prepared)),
         "report": page_in(work, page),
         "report_file": str(Workspace(work).root / page),

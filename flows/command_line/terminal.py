@@ -16,7 +16,8 @@ from rich.progress import Progress as Bars
 
 from flows.progress_lines import facts_line, note_line, restart_line, stage_line
 from ftlib.errors import Interrupted
-from ftlib.progress import NOTE, Progress, listen
+from ftlib.progress import BYTES, NOTE, Progress, listen
+from ftlib.storage.files import in_bytes
 from ftlib.training.curves import RESTART, STEPS
 from tasks.runner import STAGE
 
@@ -88,7 +89,13 @@ class Lines:
             self.console.print(note_line(sign), soft_wrap=True)
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
             self._last[sign.stage] = monotonic()
-            self.console.print(f"  {sign.stage}  {sign.done}/{sign.total} {sign.unit}  {facts_line(sign)}".rstrip())
+            self.console.print(f"  {sign.stage}  {_how_far(sign)}  {facts_line(sign)}".rstrip())
+
+
+def _how_far(sign: Progress) -> str:
+    if sign.unit == BYTES:
+        return f"{in_bytes(sign.done)} of {in_bytes(sign.total)}"
+    return f"{sign.done}/{sign.total} {sign.unit}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,15 @@ def find_sibling(spec: str, registry: ModelRegistry, cache: Path) -> Checkpoint:
     manifest = registry.manifest(version)
     registry.pull(version, model_in(target))
     return _over_its_base(_of_version(str(version), manifest, target), registry, cache)
+
+
+def named_apart(found: Sequence[Checkpoint], last: str) -> list[Checkpoint]:
+    """Name ends of one phase, trained with other settings, by their weights too; `last` names the end beside them."""
+    names = [last, *(one.phase for one in found)]
+    return [
+        one.model_copy(update={"phase": f"{one.phase}-{one.weights[:8]}"}) if names.count(one.phase) > 1 else one
+        for one in found
+    ]
 
 
 def _over_its_base(checkpoint: Checkpoint, registry: ModelRegistry, cache: Path) -> Checkpoint:

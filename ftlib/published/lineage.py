@@ -53,11 +53,12 @@ def lineage(
     weights: Mapping[str | None, str],
     warnings: Sequence[str] = (),
     indexes: Mapping[str, RowIndex] | None = None,
+    answered: Mapping[str, JsonValue] | None = None,
 ) -> dict[str, JsonValue]:
     """Return a version's lineage as JSON.
 
     `weights` are the digests of the published tensors, by task, or by None where there is one model; `warnings` are the
-    merge's, `indexes` what `index_rows` wrote.
+    merge's, `indexes` what `index_rows` wrote, `answered` what `ftlib.published.answers` counted.
     """
     recipe, model, chosen = evidence.recipe, evidence.model, evidence.selection.chosen
     return {
@@ -94,6 +95,7 @@ def lineage(
         **({"onto": {"model": called(evidence.onto), "weights": evidence.onto.weights}} if evidence.onto else {}),
         **({"fisher": evidence.fisher.model_dump(mode="json", exclude=_OF_A_PLACE)} if evidence.fisher else {}),
         **({"principles": principles} if (principles := _principles(evidence)) else {}),
+        **({"answers": dict(answered)} if answered else {}),
         "found": _found(evidence),
         "code": code_facts(),
         **({"extensions": cast("JsonValue", brought)} if (brought := in_use(recipe)) else {}),

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset, RawDataset
+from ftlib.evaluation.learning_curve import CurveEvidence
 from ftlib.evaluation.measured import EvalReport, Measured
 from ftlib.evaluation.principle_facts import Upheld
 from ftlib.evaluation.selection import Selection
@@ -19,7 +20,13 @@ from ftlib.training.fisher import Fisher
 class Evidence(Config):
     """The records of one run, from the rows to the choice."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "onto": None, "upheld": ()}
+    introduced: ClassVar[Mapping[str, object]] = {
+        "companions": {},
+        "fisher": None,
+        "onto": None,
+        "upheld": (),
+        "curve": None,
+    }
 
     recipe: Recipe
     model: FoundModel
@@ -43,6 +50,8 @@ class Evidence(Config):
     """The model that what training did was carried to, where it was."""
     upheld: tuple[Upheld, ...] = ()
     """How many answers keep the principles that a phase learnt by, before it and after it."""
+    curve: CurveEvidence | None = None
+    """What the last phases learnt of shares of their rows, where the recipe asks for it."""
 
     @property
     def stands_on(self) -> Base | None:

@@ -31,14 +31,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError whose message has one line per problem, each with its path in the recipe.
     """
+    return recipe_from(path, read_yaml(user_path(path)), overrides)
+
+
+def recipe_from(path: str | Path, data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe that `read_yaml` has read from a path, as `load_recipe` does."""
     check_extensions()
-    data = read_yaml(user_path(path))
+    changed = cast("dict[str, Any]", _unshared(data))
     for override in overrides:
-        _override(data, override)
+        _override(changed, override)
     try:
-        recipe = Recipe.model_validate(data)
+        recipe = Recipe.model_validate(changed)
     except ValidationError as error:
-        lines = explain(error.errors(), data, Recipe.model_json_schema())
+        lines = explain(error.errors(), changed, Recipe.model_json_schema())
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
     if lines := [*_missing_packages(recipe), *misfits(recipe)]:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))

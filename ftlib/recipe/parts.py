@@ -10,6 +10,7 @@ from ftlib.data.dataset import Dataset
 from ftlib.data.formats import Format
 from ftlib.data.formats.pairs_of_answers import PAIRS
 from ftlib.evaluation.evaluation import Evaluation
+from ftlib.evaluation.learning_curve import LearningCurve
 from ftlib.evaluation.metrics import Metric
 from ftlib.evaluation.selection import Select
 from ftlib.kinds.kind import one_model
@@ -18,7 +19,9 @@ from ftlib.models.added_tokens import AddedToken
 from ftlib.models.pruning import Prune
 from ftlib.models.reference import ModelRef
 from ftlib.registry.publish import Publish
+from ftlib.retraining.live_policy import Monitor
 from ftlib.retraining.policy import Retrain
+from ftlib.search.search import Search
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
@@ -29,7 +32,14 @@ R = TypeVar("R", bound="RecipeParts")
 class RecipeParts(Config):
     """Everything a run is told, and what its parts say of each other; `Recipe` is one whose parts fit."""
 
-    introduced: ClassVar[Mapping[str, object]] = {"prune": None, "added_tokens": (), "encryption": Encryption()}
+    introduced: ClassVar[Mapping[str, object]] = {
+        "prune": None,
+        "added_tokens": (),
+        "encryption": Encryption(),
+        "learning_curve": None,
+        "monitor": Monitor(),
+        "search": Search(),
+    }
 
     name: Name
     """What the run is called: its folder in the work folder, its lock and its page."""
@@ -51,8 +61,14 @@ class RecipeParts(Config):
     """Which candidate is published, and what it must reach."""
     publish: Publish
     """Under which name the chosen candidate is published, and where."""
+    learning_curve: LearningCurve | None = None
+    """On which shares of the rows to train again, for the report to say what more rows would give; null: none."""
     retrain: Retrain = Retrain()
     """When `reglage retrain` trains again, and when it replaces the version in place."""
+    monitor: Monitor = Monitor()
+    """Which log of live answers `reglage monitor` reads, and what it does about them."""
+    search: Search = Search()
+    """Which values of other fields `reglage search` tries."""
     compute: Compute = Compute()
     """Where it runs, and how fast; the result is the same."""
     encryption: Encryption = Encryption()
@@ -100,6 +116,12 @@ class RecipeParts(Config):
         """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
         i = self.phases.index(phase)
         return not self.tasks and i > 0 and not one_model(self.kind(self.phases[i - 1]), self.kind(phase))
+
+    @property
+    def learning_phases(self) -> tuple[Phase, ...]:
+        """Return the phases that a learning curve trains again: from the first that learns of the last one's rows."""
+        parts = {*self.phases[-1].parts}
+        return self.phases[next(i for i, phase in enumerate(self.phases) if parts & {*phase.parts}) :]
 
     @property
     def answering_phases(self) -> tuple[Phase, ...]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ftlib.errors import IntegrityError
-from ftlib.progress import emit
+from ftlib.progress import BYTES, emit
 from ftlib.registry.versions import MANIFEST, File, Manifest
 from ftlib.storage.files import flush_file, flush_tree
 from ftlib.storage.store import Store
@@ -55,5 +55,5 @@ def _transfer(label: str, move: Callable[[File], None], files: tuple[File, ...],
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for file, _ in zip(files, pool.map(move, files), strict=True):
             done += file.bytes
-            emit(label, done, total, "bytes")
+            emit(label, done, total, BYTES)
             moved()

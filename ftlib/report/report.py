@@ -12,6 +12,8 @@ class Report(Artifact):
     """File names inside the folder."""
     markdown: str
     plots: tuple[str, ...]
+    suspects: str = ""
+    """The ids of rows whose labels may be wrong; empty where rows have not one label each."""
 
     def digest(self) -> str:
         """Return what the report was made from: its job."""

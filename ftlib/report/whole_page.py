@@ -24,11 +24,13 @@ from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
 from ftlib.report.forgetting import divergences
+from ftlib.report.learning_curve import learning_section
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
 from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.strip import sample_strip
+from ftlib.report.suspects import suspects_section
 from ftlib.report.tradeoff import Line, Point, alpha_curve
 from ftlib.training.curves import FILE, read
 from ftlib.wording import counted
@@ -72,9 +74,11 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         _tax(evidence, work, folder),
         sections.slices_section(evidence.final, evidence.selection, recipe.evaluations),
         _diagnosis(evidence, work, folder),
+        suspects_section(evidence, work),
         principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
         policy_section(evidence.ends, folder),
+        learning_section(evidence, work, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(

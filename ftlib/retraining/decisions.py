@@ -63,10 +63,17 @@ def nothing_to_read(changes: Mapping[str, Changes], champion: Champion | None) -
     return Verdict(go=False, reasons=(f"no file is new or gone; version {champion.version} stays{more}",))
 
 
-def worth_training(news: Mapping[str, News], champion: Champion | None, policy: Retrain, forgotten: int = 0) -> Verdict:
+def worth_training(
+    news: Mapping[str, News],
+    champion: Champion | None,
+    policy: Retrain,
+    forgotten: int = 0,
+    live: Sequence[str] = (),
+) -> Verdict:
     """Say whether the news justify a training. Removed rows alone do: they must not live on in the champion.
 
-    `forgotten` rows of the champion's are to be forgotten: they do beside any number of fresh ones.
+    `forgotten` rows of the champion's are to be forgotten: they do beside any number of fresh ones, and so does what
+    `live` says of its answers. Without anything new that would only make the same version again.
     """
     if champion is None:
         return Verdict(go=True, reasons=("there is no champion yet",))
@@ -83,6 +90,7 @@ def worth_training(news: Mapping[str, News], champion: Champion | None, policy: 
     if policy.max_age_days is not None:
         reasons += _too_old(champion.age_days, policy.max_age_days)
     reasons += [f"drift of {name}: {drift}" for name, of in news.items() for drift in of.drifts if drift.large]
+    reasons += live
     if reasons:
         return Verdict(go=True, reasons=tuple(reasons))
     return Verdict(go=False, reasons=(f"{seen}, needed are {policy.min_fresh_rows:,}; they wait for more",))

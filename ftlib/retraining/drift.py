@@ -38,7 +38,8 @@ class Drift(Config):
     """How far one feature moved."""
 
     feature: str
-    """length, label, or slice:<name>; of images size, brightness and colour instead of a length."""
+    """length, label, or slice:<name>; of images size, brightness and colour instead of a length; of live answers
+    `answer`, `confidence` and `unknown tokens`."""
     psi: float
     distance: float
     """Kolmogorov-Smirnov D for lengths and measures; total variation distance for labels and slices."""
@@ -68,14 +69,14 @@ def drift(before: Profile, now: Profile, limits: DriftLimits = _USUAL) -> tuple[
     """
     if min(before.rows, now.rows) < limits.rows:
         return ()
-    drifts = [_lengths("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
+    drifts = [numbers_moved("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
     for name in sorted(before.measures.keys() & now.measures.keys()):
-        drifts.append(_lengths(name, before.measures[name], now.measures[name], limits))
+        drifts.append(numbers_moved(name, before.measures[name], now.measures[name], limits))
     if before.labels and now.labels:
-        drifts.append(_values("label", before.labels, now.labels, limits))
+        drifts.append(values_moved("label", before.labels, now.labels, limits))
     for name in sorted(before.slices.keys() & now.slices.keys()):
         if OTHERS not in before.slices[name] and OTHERS not in now.slices[name]:
-            drifts.append(_values(f"slice:{name}", before.slices[name], now.slices[name], limits))
+            drifts.append(values_moved(f"slice:{name}", before.slices[name], now.slices[name], limits))
     return tuple(drifts)
 
 
@@ -97,7 +98,8 @@ def ks_distance(before: Mapping[int, int], now: Mapping[int, int]) -> float:
     return max((abs(gap) for gap in accumulate(gaps)), default=0.0)
 
 
-def _lengths(feature: str, before: Mapping[int, int], now: Mapping[int, int], limits: DriftLimits) -> Drift:
+def numbers_moved(feature: str, before: Mapping[int, int], now: Mapping[int, int], limits: DriftLimits) -> Drift:
+    """Compare two distributions of whole numbers, given as rows by value; both have some."""
     index, distance = psi(*_gathered(before, now)), ks_distance(before, now)
     return Drift(feature=feature, psi=index, distance=distance, large=index > limits.psi or distance > limits.distance)
 
@@ -126,7 +128,8 @@ def _by_identity(counts: Mapping[str, int]) -> Counter[str]:
     return counter
 
 
-def _values(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
+def values_moved(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
+    """Compare two distributions of values, given as rows by value; both have some. Only a `label` may not vanish."""
     before, now = _by_identity(before), _by_identity(now)
     names = sorted(before.keys() | now.keys())
     index = psi([before.get(name, 0) for name in names], [now.get(name, 0) for name in names])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ftlib.config import REPORT
-from ftlib.evaluation.measured import Measured
+from ftlib.evaluation.measured import Measured, Tables, tables_in
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
@@ -17,6 +17,7 @@ from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import adapter_in, task_in
 from ftlib.models.pipelines import into_pipeline
 from ftlib.models.shards import write_shards, write_shared_shards
+from ftlib.published.answers import answers
 from ftlib.published.card import model_card
 from ftlib.published.lineage import index_rows, lineage
 from ftlib.recipe.evidence import Evidence
@@ -52,7 +53,7 @@ def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     registry = ModelRegistry(job.evidence.recipe.publish.to.store())
     if published := published_before(job, work, registry):
         return published
-    return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder))
+    return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder, tables_in(work)))
 
 
 def refusals(recipe: Recipe, cells: Mapping[str, Measured]) -> Iterator[str]:
@@ -91,7 +92,7 @@ def published_before(job: Job, work: Workspace, registry: ModelRegistry) -> Mode
     return record.model_copy(update={"created": False})
 
 
-def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVersion:
+def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path, tables: Tables) -> ModelVersion:
     """Stage the version, then commit it with the check that reads it back through stock libraries."""
     from ftlib.evaluation.publish_check import (
         adapter_difference,
@@ -105,7 +106,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
 
     stands_on = job.evidence.stands_on
     staging = folder / "staging"
-    manifest = _stage(job, staging)
+    manifest = _stage(job, staging, tables)
     differences: list[float] = []
 
     def check(copy: Path) -> None:
@@ -143,7 +144,7 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path) -> ModelVe
     )
 
 
-def _stage(job: RegisterJob, staging: Path) -> Manifest:
+def _stage(job: RegisterJob, staging: Path, tables: Tables) -> Manifest:
     """Write everything the version is made of to a folder and return its manifest."""
     from ftlib.kinds.published_processor import settle_processor
     from ftlib.merging.candidate_weights import write_candidate
@@ -187,6 +188,7 @@ def _stage(job: RegisterJob, staging: Path) -> Manifest:
             {one.task: merged[one.folder].weights for one in models},
             [*dict.fromkeys(warning for one in merged.values() for warning in one.warnings)],
             indexes,
+            answers(job.evidence, tables),
         ),
         form=chosen.end.form,
         base=StandsOn(**stands_on.model_dump(exclude={"uri"})) if stands_on else None,

@@ -65,7 +65,8 @@ class GcsBucket(CloudBucket):
         except ImportError as error:
             raise needs_extra("gs", "gcsfs", "gcs", error) from error
         except Exception as error:
-            raise StorageError(f"no credentials for {self.root}: {first_line(error)}; {_CREDENTIALS}") from error
+            why = first_line(error).rstrip(".")
+            raise StorageError(f"no credentials for {self.root}: {why}; {_CREDENTIALS}") from error
 
     @override
     def get(self, key: str, span: range | None = None, version: str | None = None) -> bytes:

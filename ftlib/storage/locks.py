@@ -14,8 +14,7 @@ from pathlib import Path
 from ftlib.errors import BusyError
 from ftlib.progress import note
 from ftlib.storage.files import local_errors, private_folder
-
-_ELSEWHERE = "choose another --work"
+from ftlib.storage.user_cache import another_disk
 
 
 @contextmanager
@@ -26,7 +25,7 @@ def exclusive(lock: Path, *, wait: bool, waiter: str = "") -> Generator[None]:
     cannot be written.
     """
     with ExitStack() as held:
-        with local_errors(lock, elsewhere=_ELSEWHERE):
+        with local_errors(lock, elsewhere=another_disk(lock)):
             stream = _held(lock, held, wait=wait, waiter=waiter)
             stream.truncate(0)
             stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())

@@ -37,7 +37,7 @@ from ftlib.storage.locks import is_named
 from ftlib.storage.place import is_remote
 from ftlib.storage.sealed_records import record_bytes
 from ftlib.storage.trees import Tree, TreeFile, read_tree, record_path
-from ftlib.storage.user_cache import user_cache
+from ftlib.storage.user_cache import cache_root
 
 ELSEWHERE = "set REGLAGE_CACHE to a folder on another disk"
 TREES = re.compile(r"(.+?)/((?:stages/[a-z_]+/[0-9a-f]{16})|(?:carried/[0-9a-f]{32}))(?:/(.+))?")
@@ -62,12 +62,6 @@ def local_path(uri: str) -> Path:
 def is_output(uri: str) -> bool:
     """Say whether a reference names a stage's output in a bucket, a carried folder, or a part of one."""
     return is_remote(uri) and TREES.fullmatch(uri.rstrip("/")) is not None
-
-
-def cache_root() -> Path:
-    """Return this node's cache. Raises StorageError where there is no home."""
-    asked = os.environ.get("REGLAGE_CACHE")
-    return Path(asked).expanduser().absolute() if asked else user_cache() / "node"
 
 
 def node_id() -> str:

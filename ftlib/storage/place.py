@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ftlib.errors import StorageError
@@ -12,6 +13,10 @@ SCHEMES = {"s3": "bucket", "gs": "bucket", "abfs": "container"}
 _WRITTEN_TOO = {"abfss": "abfs"}
 """As Azure's own tools write it: the two mean the same place, which is reached by TLS."""
 ALLOWED = ", ".join(["a folder's path", *(f"{scheme}://{bucket}/prefix" for scheme, bucket in SCHEMES.items())])
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+-]*:/")
+"""What begins like a URI, whole or misspelt as `s3:/bucket`: as a folder's path it would make folders that nobody
+meant. A folder that is called so is written `./s3:/...`."""
 
 _FOLDERS = [f"{scheme}://{bucket}/folder" for scheme, bucket in SCHEMES.items()]
 FOLDERS = f"{', '.join(_FOLDERS[:-1])} or {_FOLDERS[-1]}"
@@ -37,7 +42,7 @@ class Place:
         """Take a URI or a path apart. Raises StorageError for a scheme that none of ours is, or a secret in it."""
         check_no_secret(uri)  # first: a key with slashes would be cut into a bucket and a prefix
         scheme, separator, rest = uri.partition("://")
-        if not separator:
+        if not separator and not _SCHEME.match(uri):
             return cls("", "", uri, endpoint_url, kms_key)
         scheme = _WRITTEN_TOO.get(scheme, scheme)
         bucket, _, key = rest.partition("/")
@@ -81,8 +86,15 @@ class Place:
 
 
 def is_remote(text: str) -> bool:
-    """Say whether what a user wrote where a folder may stand too is meant to be in a bucket."""
-    return text.startswith(tuple(f"{scheme}://" for scheme in (*SCHEMES, *_WRITTEN_TOO)))
+    """Say whether what a user wrote where a folder may stand too is meant to be in a bucket.
+
+    Raises StorageError for a scheme that none of ours is: no folder is meant by it.
+    """
+    if text.startswith(tuple(f"{scheme}://" for scheme in (*SCHEMES, *_WRITTEN_TOO))):
+        return True
+    if _SCHEME.match(text):
+        raise StorageError(f"{text!r} is no storage this can open; allowed are {ALLOWED}")
+    return False
 
 
 def check_no_secret(url: str) -> None:

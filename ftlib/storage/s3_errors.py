@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from ftlib.errors import ReglageError, StorageError, TransientError
+from ftlib.urls import redacted
 
 _TRANSIENT_CODES = frozenset(
     {
@@ -58,10 +60,16 @@ def meaning(error: Exception, what: str) -> Exception:
     if isinstance(error, OSError) and error.errno in _DISK:  # of the file that is downloaded to
         return error
     if isinstance(error, (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, OSError)):
-        return TransientError(f"{what}: {_line(error)}; check the endpoint and the network, then run again")
+        return TransientError(f"{what}: {_line(error)}; check the endpoint and the network, then run again{_server()}")
     if isinstance(error, BotoCoreError):
         return StorageError(f"{what}: {_line(error)}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")
     return error
+
+
+def _server() -> str:
+    """Say where the endpoint came from, where the environment names one: that is easily forgotten."""
+    named = next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name)), None)
+    return f" ({named} is {redacted(os.environ[named])})" if named else ""
 
 
 def _line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from pydantic import Field
 from ftlib.config import Config
 from ftlib.errors import TransientError
 from ftlib.fingerprint import file_digest
-from ftlib.progress import emit
+from ftlib.progress import BYTES, emit
 from ftlib.storage.files import local_errors
 from ftlib.storage.leases import lease, utc_now
 from ftlib.storage.sealed_records import read_record, record_bytes
@@ -145,6 +145,6 @@ def upload_blobs(
         for file, stored in zip(once.values(), pool.map(is_stored, once.values()), strict=True):
             not_sent += [file] if stored else []
             done += file.bytes
-            emit("upload", done, total, "bytes")
+            emit("upload", done, total, BYTES)
             moved()
     return tuple(not_sent)

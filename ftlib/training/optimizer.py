@@ -96,3 +96,9 @@ def total_steps(lengths: Sequence[Int[np.ndarray, " _"]], settings: OptimizerBas
     """Return the optimiser steps of a phase whose parts have rows of these lengths; at least one."""
     passes = epoch_batches(lengths, settings.batch_size, seed, settings.batch_tokens)
     return max(1, round(settings.epochs * sum(passes)))
+
+
+def held_by(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes that an optimiser's state takes on this rank: moments, projections, and what else it keeps."""
+    kept = (value for state in optimizer.state.values() for value in state.values())
+    return sum(own_part(value).nbytes for value in kept if isinstance(value, torch.Tensor))

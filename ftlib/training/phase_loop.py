@@ -52,7 +52,7 @@ from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
 from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
-from ftlib.training.optimizer import build_optimizer, set_rate, too_slow, total_steps
+from ftlib.training.optimizer import build_optimizer, held_by, set_rate, too_slow, total_steps
 from ftlib.training.parts import drawn_from, open_part
 from ftlib.training.penalties.base import Start
 from ftlib.training.plan import AVERAGE, Part, Plan
@@ -380,6 +380,7 @@ class PhaseLoop(ABC):
             "world_size": self.group.world_size,
             "precision": self.plan.precision,
             "unused_parameters": len(self.unused),
+            "optimizer_bytes": held_by(self.optimizer),
         }
         if state.best_loss is not None:
             facts |= {f"best_{self.watched}": self._shown(state.best_loss), "best_step": state.best_step}

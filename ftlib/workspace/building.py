@@ -14,7 +14,7 @@ from ftlib.artifacts import Artifact
 from ftlib.errors import TransientError
 from ftlib.fingerprint import Job
 from ftlib.storage.files import local_errors, private_folder
-from ftlib.workspace.records import ELSEWHERE
+from ftlib.storage.user_cache import another_disk
 
 A = TypeVar("A", bound=Artifact)
 
@@ -24,7 +24,7 @@ def built(job: Job, kind: type[A], build: Callable[[Path], A], work: Path, uri: 
 
     Raises what the stage raises, StorageError for what the system refused it, TransientError where the network failed.
     """
-    with local_errors(work, elsewhere=ELSEWHERE):
+    with local_errors(work, elsewhere=another_disk(work)):
         if work.exists() and not resumable:
             shutil.rmtree(work)
         private_folder(work)
@@ -41,7 +41,7 @@ def built(job: Job, kind: type[A], build: Callable[[Path], A], work: Path, uri: 
 def _errors_of(job: Job, folder: Path) -> Generator[None]:
     """Say in one line what the operating system refused a stage, by its own words: most often it is no full disk."""
     try:
-        with local_errors(folder, elsewhere=ELSEWHERE):
+        with local_errors(folder, elsewhere=another_disk(folder)):
             yield
     except BrokenPipeError:
         raise  # of whoever listens to the run, not of the stage

@@ -11,17 +11,16 @@ from pydantic import ValidationError
 from ftlib.artifacts import Artifact
 from ftlib.errors import StorageError
 from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.user_cache import another_disk
 
 A = TypeVar("A", bound=Artifact)
-
-ELSEWHERE = "choose another --work"
 
 RECORD = "artifact.json"
 
 
 def read_record(folder: Path, kind: type[A]) -> A | None:
     """Read a folder's record; None if the folder has none. Raises StorageError if it is damaged or cannot be read."""
-    with local_errors(folder / RECORD, elsewhere=ELSEWHERE):
+    with local_errors(folder / RECORD, elsewhere=another_disk(folder)):
         try:
             text = (folder / RECORD).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -41,7 +40,7 @@ def write_durably(path: Path, data: bytes) -> None:
     Its folder is made if it is missing. Raises StorageError where it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with local_errors(path, len(data), ELSEWHERE):
+    with local_errors(path, len(data), another_disk(path)):
         private_folder(path.parent)
         try:
             with temporary.open("wb") as stream:

@@ -16,7 +16,7 @@ from threading import Lock
 
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.locks import is_named
-from ftlib.workspace.records import ELSEWHERE
+from ftlib.storage.user_cache import another_disk
 
 _entered: dict[tuple[Path, int], tuple[Path, FileIO]] = {}
 _entering = Lock()
@@ -29,7 +29,7 @@ def enter(root: Path) -> None:
     Waits while a collector deletes what has no lock of its own. Raises StorageError where nothing can be written.
     """
     key = (root, os.getpid())
-    with _entering, local_errors(root, elsewhere=ELSEWHERE):
+    with _entering, local_errors(root, elsewhere=another_disk(root)):
         if key in _entered and is_named(_entered[key][1], _entered[key][0]):
             return
         private_folder(users_in(root))

@@ -25,8 +25,9 @@ from ftlib.storage import LocalStore, Place, Store
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.locks import exclusive
 from ftlib.storage.place import is_remote
+from ftlib.storage.user_cache import another_disk
 from ftlib.workspace.building import built
-from ftlib.workspace.records import ELSEWHERE, RECORD, read_record, write_durably
+from ftlib.workspace.records import RECORD, read_record, write_durably
 from ftlib.workspace.users import enter
 
 A = TypeVar("A", bound=Artifact)
@@ -88,7 +89,7 @@ class Workspace:
     def has(self, job: Job) -> bool:
         """Say whether the job's output is there, without reading its record."""
         record = self.folder(job) / RECORD
-        with local_errors(record, elsewhere=ELSEWHERE):
+        with local_errors(record, elsewhere=another_disk(record)):
             return record.is_file()
 
     def making(self, job: Job) -> str | None:
@@ -122,7 +123,7 @@ class Workspace:
             work = final.with_suffix(".work")
             record = built(job, kind, build, work, str(final), resumable=resumable)
             write_durably(work / RECORD, record.model_dump_json(indent=1).encode())
-            with local_errors(final, elsewhere=ELSEWHERE):
+            with local_errors(final, elsewhere=another_disk(final)):
                 if final.exists():  # a record-less folder: someone deleted artifact.json by hand
                     shutil.rmtree(final)
                 work.rename(final)
@@ -167,6 +168,6 @@ class Workspace:
         Raises BusyError if it is held and `wait` is false.
         """
         lock = self.root / relative
-        with local_errors(lock, elsewhere=ELSEWHERE):
+        with local_errors(lock, elsewhere=another_disk(lock)):
             private_folder(lock.parent)
         return exclusive(lock.with_name(f"{lock.name}.lock"), wait=wait, waiter=waiter)

@@ -23,7 +23,7 @@ from prefect.settings import PREFECT_UI_URL, temporary_settings
 from deployments.changes import _notice_steps
 from deployments.deployment import BY_HAND, recipe_deployment
 from deployments.environment import DeployedRecipe, Environment, Notification, Occasion
-from deployments.notifications import ADDRESS, DRIFT, _block, is_notice, main, notices
+from deployments.notifications import ADDRESS, _block, is_notice, main, notices
 from ftlib.errors import RecipeError, StorageError
 
 BLOCK = UUID(int=7)

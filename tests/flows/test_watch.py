@@ -13,8 +13,10 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.utilities.callables import parameter_schema
 
+from flows import events
 from flows import watch as module
-from flows.watch import CHANGED, Look, watch, with_overrides
+from flows.events import CHANGED
+from flows.watch import Look, watch, with_overrides
 from ftlib.errors import RecipeError
 
 
@@ -44,7 +46,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     def shown(key: str, markdown: str, description: str) -> None:
         made.page = markdown
 
-    monkeypatch.setattr(module, "get_client", client)
+    monkeypatch.setattr(events, "get_client", client)
     monkeypatch.setattr(module, "show_markdown", shown)
     return made
 

@@ -22,6 +22,8 @@ class MetricBase(Config, ABC):
     reads: ClassVar[frozenset[BatchKind]]
     """Kinds whose tables it can be computed from."""
     higher_is_better: ClassVar[bool]
+    best: ClassVar[float | None] = None
+    """What no model is better than, where that is known of the metric."""
     reads_writing: ClassVar[bool] = False
     """Whether it reads what the model wrote after a prompt, so that the evaluation must have it write."""
     reads_reference: ClassVar[bool] = False
@@ -105,6 +107,8 @@ class MeanOverRows(MetricBase):
 
 class ShareOfRight(MeanOverRows):
     """The share of rows that are right."""
+
+    best: ClassVar[float | None] = 1.0
 
     @abstractmethod
     def right(self, outcomes: Any) -> Bool[np.ndarray, " rows"]:

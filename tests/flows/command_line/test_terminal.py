@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows.command_line.terminal import STOPPED, Lines, facts_line, stage_line, stoppable
 from ftlib.data.datasets import Ledger, RawDataset
-from ftlib.progress import Progress, listen, note
+from ftlib.progress import BYTES, Progress, listen, note
 from ftlib.training.curves import RESTART
 from tasks.runner import STAGE, telling
 
@@ -21,6 +21,13 @@ def test_a_log_gets_a_line_for_every_stage_and_few_for_its_steps():
         lines(Progress("train tune", step, 1000, "steps", {"loss": 1.0}))
     lines(Progress("train tune", 1, 1, STAGE, {"done_before": 0.0, "seconds": 12.34}))
     assert text.getvalue().split() == ["✓", "train", "tune", "12.3", "s"]
+
+
+def test_bytes_are_told_in_units_that_people_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.command_line.terminal.LINE_EVERY_SECONDS", -1.0)
+    text = io.StringIO()
+    Lines(Console(file=text, width=100))(Progress("upload", 952, 91_571_270, BYTES))
+    assert text.getvalue().split() == ["upload", "952", "bytes", "of", "91.6", "MB"]
 
 
 def test_a_stage_that_was_done_before_is_marked_done_before():

@@ -34,7 +34,7 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.limits import limits_of, load_config
 from ftlib.models.reference import ModelRef
-from ftlib.published.predict import _logits
+from ftlib.published.loaded import _logits
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_lm_tokenizer
 from ftlib.workspace import Workspace

@@ -65,12 +65,25 @@ def test_a_place_is_taken_apart_and_written_the_same(uri: str, parts: tuple[str,
     assert place.beside("s3://c/d") == Place("s3", "c", "d", "http://server")
 
 
-@pytest.mark.parametrize("uri", ["gcs://b/p", "az://b", "S3://b", "s3://", "s3:///p", "http://host/x", "://x"])
+@pytest.mark.parametrize(
+    "uri", ["gcs://b/p", "az://b", "S3://b", "s3://", "s3:///p", "http://host/x", "://x", "s3:/b/p"]
+)
 def test_what_cannot_be_opened_names_what_can(uri: str) -> None:
     with pytest.raises(StorageError, match="allowed are a folder's path, s3://bucket/prefix"):
         Place.parse(uri)
     with pytest.raises(RecipeError, match="allowed are a folder's path, s3://bucket/prefix"):
         Files(path=uri).list()
+
+
+@pytest.mark.parametrize("uri", ["gcs://b/p", "S3://b", "ftp://host/x", "s3:/b/p", "file:///x"])
+def test_another_scheme_is_no_folder(uri: str) -> None:
+    with pytest.raises(StorageError, match=f"{uri!r} is no storage this can open; allowed are a folder's path"):
+        is_remote(uri)
+
+
+def test_a_folder_may_be_called_like_a_scheme() -> None:
+    assert not is_remote("./s3:/b")
+    assert Place.parse("./s3:/b").key == "./s3:/b"
 
 
 def test_azure_writes_a_scheme_twice() -> None:

@@ -1,0 +1,254 @@
+"""What a field may be: a range of numbers, or a list of values."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue, model_validator
+from typing_extensions import override
+
+from ftlib.config import Config
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+DIGITS = 4
+"""Significant digits of a proposed number: it is copied into commands, and more decide nothing."""
+_INNER = 0.382
+"""Where the value lies that the recipe is held against beside the ends: a field of whole numbers takes no such one."""
+_LISTED = 6
+"""Values that are named one by one."""
+Point = float | int
+"""A value as the sampler knows it: a number, or the place of a value in its list."""
+
+
+class DomainBase(Config, ABC):
+    """Values of one field."""
+
+    @abstractmethod
+    def value(self, point: Point) -> JsonValue:
+        """Return the value that a point stands for."""
+
+    @abstractmethod
+    def point(self, value: object) -> Point | None:
+        """Return the point that stands for a value; None for one that lies outside."""
+
+    @abstractmethod
+    def corners(self) -> tuple[JsonValue, ...]:
+        """Return the values that the recipe is held against at first: both ends and one between, or all."""
+
+    @abstractmethod
+    def every(self) -> tuple[Point, ...] | None:
+        """Return all points, in order; None where there are as many as there are numbers."""
+
+    @abstractmethod
+    def distribution(self) -> BaseDistribution:
+        """Return it as optuna takes it."""
+
+    @property
+    def on_log_scale(self) -> bool:
+        """Say whether factors count, not differences."""
+        return False
+
+    def words(self) -> str:
+        """Return what it holds, for people."""
+        every = self.every()
+        if every is not None and len(every) <= _LISTED:
+            return ", ".join(written(self.value(point)) for point in every)
+        corners = self.corners()
+        return f"{written(corners[0])} to {written(corners[-1])}{', by orders of magnitude' * self.on_log_scale}"
+
+
+class _Range(DomainBase, ABC):
+    low: float
+    """The least value."""
+    high: float
+    """The largest value."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> _Range:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must lie below high {self.high:g}: there is nothing to choose from")
+        return self
+
+    @override
+    def value(self, point: Point) -> JsonValue:
+        return min(self.high, max(self.low, float(f"{point:.{DIGITS}g}")))
+
+    @override
+    def point(self, value: object) -> Point | None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number and self.low <= value <= self.high else None
+
+    @override
+    def corners(self) -> tuple[JsonValue, ...]:
+        inner = float(f"{self.low + _INNER * (self.high - self.low):.{DIGITS}g}")
+        return (self.low, inner, self.high)
+
+    @override
+    def every(self) -> tuple[Point, ...] | None:
+        return None
+
+
+class Uniform(_Range):
+    """Numbers from `low` to `high`, each as likely."""
+
+    kind: Literal["uniform"] = "uniform"
+    step: float | None = Field(default=None, gt=0.0)
+    """Only `low`, `low + step` and so on; null: any number."""
+
+    @override
+    def value(self, point: Point) -> JsonValue:
+        if self.step is None:
+            return super().value(point)
+        return float(f"{self.low + round((point - self.low) / self.step) * self.step:.12g}")
+
+    @override
+    def corners(self) -> tuple[JsonValue, ...]:
+        points = self.every()
+        return (self.low, self.value(points[-1])) if points else super().corners()
+
+    @override
+    def every(self) -> tuple[Point, ...] | None:
+        if self.step is None:
+            return None
+        count = math.floor((self.high - self.low) / self.step + 1e-9)
+        return tuple(float(f"{self.low + i * self.step:.12g}") for i in range(count + 1))
+
+    @override
+    def point(self, value: object) -> Point | None:
+        point = super().point(value)
+        return point if point is None or self.value(point) == point else None
+
+    @override
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution
+
+        points = self.every()
+        return FloatDistribution(self.low, points[-1] if points else self.high, step=self.step)
+
+
+class LogUniform(_Range):
+    """Numbers from `low` to `high`, each order of magnitude as likely: learning rates, weight decays."""
+
+    kind: Literal["log_uniform"] = "log_uniform"
+    low: float = Field(gt=0.0)
+    """The least value, above 0."""
+
+    @property
+    @override
+    def on_log_scale(self) -> bool:
+        return True
+
+    @override
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=True)
+
+
+class Integer(DomainBase):
+    """Whole numbers from `low` to `high`, both included."""
+
+    kind: Literal["integer"] = "integer"
+    low: int
+    """The least value."""
+    high: int
+    """The largest value."""
+    step: int = Field(default=1, gt=0)
+    """Only `low`, `low + step` and so on."""
+    log: bool = False
+    """Each order of magnitude is as likely; only with a step of 1."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Integer:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must lie below high {self.high}: there is nothing to choose from")
+        if self.log and (self.low < 1 or self.step != 1):
+            raise ValueError(f"log: needs low from 1 on and a step of 1, got low {self.low} and step {self.step}")
+        return self
+
+    @property
+    @override
+    def on_log_scale(self) -> bool:
+        return self.log
+
+    @override
+    def value(self, point: Point) -> JsonValue:
+        return round(point)
+
+    @override
+    def point(self, value: object) -> Point | None:
+        is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value == round(value)
+        return round(value) if is_whole and value in range(self.low, self.high + 1, self.step) else None
+
+    @override
+    def corners(self) -> tuple[JsonValue, ...]:
+        return (self.low, range(self.low, self.high + 1, self.step)[-1])
+
+    @override
+    def every(self) -> tuple[Point, ...] | None:
+        return tuple(range(self.low, self.high + 1, self.step))
+
+    @override
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, range(self.low, self.high + 1, self.step)[-1], step=self.step, log=self.log)
+
+
+class Choice(DomainBase):
+    """One of some values, without an order: kinds, whole groups of fields."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[JsonValue, ...]
+    """At least two."""
+
+    least: ClassVar[int] = 2
+
+    @model_validator(mode="after")
+    def _is_a_choice(self) -> Choice:
+        if len(self.values) < self.least:
+            raise ValueError(f"values: at least {self.least} to choose from, got {len(self.values)}")
+        said = [json.dumps(value, sort_keys=True) for value in self.values]
+        if twice := sorted({one for one in said if said.count(one) > 1}):
+            raise ValueError(f"values: {', '.join(twice)} is there twice; take one out")
+        return self
+
+    @override
+    def value(self, point: Point) -> JsonValue:
+        return self.values[int(point)]
+
+    @override
+    def point(self, value: object) -> Point | None:
+        return self.values.index(value) if value in self.values else None  # pyright: ignore[reportArgumentType]
+
+    @override
+    def corners(self) -> tuple[JsonValue, ...]:
+        return self.values
+
+    @override
+    def every(self) -> tuple[Point, ...] | None:
+        return tuple(range(len(self.values)))
+
+    @override
+    def distribution(self) -> BaseDistribution:
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(range(len(self.values)))
+
+
+Domain = Annotated[Uniform | LogUniform | Integer | Choice, Field(discriminator="kind")]
+
+
+def written(value: JsonValue) -> str:
+    """Write a value as an override holds it: JSON, which a recipe's YAML reads."""
+    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
+
+
+def override_of(path: str, value: JsonValue) -> str:
+    """Return `path=value`, as `--set` takes it."""
+    return f"{path}={written(value)}"
