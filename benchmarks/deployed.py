@@ -66,7 +66,8 @@ compute: {workers: WORKERS}
 class Installation:
     """`reglage up` in a folder, with two recipes: one of many rows, and one of few."""
 
-    def __init__(self, home: Path, rows: int) -> None:
+    def __init__(self, home: Path, rows: int, epochs: int = 0) -> None:
+        """Write the recipes and start it; with `epochs`, also those two of few rows and so long a training."""
         self.home = home
         tiny_classifier(home / "model")
         few, many = tiny_rows(120), tiny_rows(rows, seed=1)
@@ -75,6 +76,9 @@ class Installation:
         self.write("few", few, workers=0)
         self.write("many", many, workers=0)
         self.write("many_on_ray", many, workers=2)
+        if epochs:
+            self.write("few_long", few, workers=0, epochs=epochs)
+            self.write("few_long_on_ray", few, workers=2, epochs=epochs)
         self.environment = {**os.environ, "REGLAGE_HOME": str(home)}
         began = time.monotonic()
         self.command("up", "--detach")
@@ -84,10 +88,13 @@ class Installation:
         every = self.api.post("/deployments/filter", json={}).json()
         self.finetune = next(one for one in every if one["name"] == "finetune")
 
-    def write(self, name: str, rows: list[dict[str, str | int]], workers: int) -> None:
+    def write(self, name: str, rows: list[dict[str, str | int]], workers: int, epochs: int = 0) -> None:
         """Write a recipe below the home, and its rows."""
         (self.home / "recipes").mkdir(exist_ok=True)
         text = RECIPE.replace("NAME", name).replace("rows.jsonl", f"{name}.jsonl").replace("WORKERS", str(workers))
+        if epochs:
+            text = text.replace("tuning: {kind: full}", f"tuning: {{kind: full}}, optimizer: {{epochs: {epochs}}}")
+            text = text.replace("compute: {", "compute: {checkpoint_seconds: 2, ")
         (self.home / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
         write_jsonl(self.home / f"{name}.jsonl", rows)
 
