@@ -30,6 +30,7 @@ BatchKind = Literal[
     "judged",
     "captioned_images",
     "compared",
+    "boxed_images",
 ]
 """The one word that says what fits what: a format *yields* a kind, an objective *needs* one, a metric *reads* some.
 

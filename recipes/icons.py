@@ -66,8 +66,8 @@ def build(out: Path, packages: Sequence[Path] = ()) -> dict[str, int]:
         names: set[str] = set()
         counts: dict[str, int] = {}
         for theme in (TRAINED, *SHIFTED):
-            package = _package(theme, packages, Path(scratch))
-            icons = dict(_icons(theme, package, Path(scratch)))
+            package = find_package(theme, packages, Path(scratch))
+            icons = dict(unpacked_icons(theme, package, Path(scratch)))
             if theme is TRAINED:
                 contexts = [name.partition("/")[0] for name in icons]
                 names = {name for name in icons if contexts.count(name.partition("/")[0]) >= LEAST}
@@ -84,7 +84,8 @@ def build(out: Path, packages: Sequence[Path] = ()) -> dict[str, int]:
     return counts
 
 
-def _package(theme: Theme, packages: Sequence[Path], scratch: Path) -> Path:
+def find_package(theme: Theme, packages: Sequence[Path], scratch: Path) -> Path:
+    """Return a theme's .deb: the one that is given, or what apt-get downloads. Raises DataError."""
     given = next((path for path in packages if path.name.startswith(f"{theme.package}_")), None)
     if given is None:
         _call(["apt-get", "download", theme.package], scratch)
@@ -94,7 +95,7 @@ def _package(theme: Theme, packages: Sequence[Path], scratch: Path) -> Path:
     return given
 
 
-def _icons(theme: Theme, package: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
+def unpacked_icons(theme: Theme, package: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
     """Yield `context/name.png` and the file of every icon that is no link."""
     unpacked = scratch / theme.name
     _call(["dpkg", "-x", str(package.absolute()), str(unpacked)], scratch)

@@ -93,7 +93,7 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
     match kind:
         case "labeled" | "labeled_images" | "completions" | "text_to_text":
             return pa.string()
-        case "tagged":
+        case "tagged" | "multi_labeled":
             return pa.list_(pa.string())
         case "spans":
             texts, numbers = pa.list_(pa.string()), pa.list_(pa.int32())
@@ -111,10 +111,12 @@ def _target_type(kind: BatchKind) -> pa.DataType | None:
             return None
         case "compared":
             return pa.struct({"border": pa.int32(), "margin": pa.float64()})
+        case "boxed_images":
+            lists = {"labels": pa.string(), "boxes": pa.float64(), "crowd": pa.bool_()}
+            size = {"width": pa.int32(), "height": pa.int32()}
+            return pa.struct({**{name: pa.list_(item) for name, item in lists.items()}, **size})
         case "masked" | "retrieved":
             return pa.list_(pa.int32())
-        case "multi_labeled":
-            return pa.list_(pa.string())
         case "scored":
             return pa.float64()
 

@@ -64,11 +64,35 @@ class Comparison(TypedDict):
     """By how much the first is better; 0 where rows do not say."""
 
 
+class Boxes(TypedDict):
+    """What lies where in an image."""
+
+    labels: list[str]
+    boxes: list[float]
+    """Of each label four numbers, one behind the other: left, top, width and height, as shares of the image's."""
+    crowd: list[bool]
+    """Whether such a box holds many that nobody drew one by one: it is neither learnt nor counted as missed."""
+    width: int
+    """Of the image as it was given, in pixels."""
+    height: int
+
+
 NO_WORD, ASKED = -1, -2
 """In place of a token's word: that it is none's, and that it stands where a user hid one."""
 
 Target = (
-    str | int | float | tuple[str | None, ...] | tuple[int, ...] | Span | Turns | Pair | Judgement | Comparison | None
+    str
+    | int
+    | float
+    | tuple[str | None, ...]
+    | tuple[int, ...]
+    | Span
+    | Turns
+    | Pair
+    | Judgement
+    | Comparison
+    | Boxes
+    | None
 )
 """What a row is taught, as its format lays it out: a label, a number, labels, a tag for every token, places in them,
 or the word, counted from 0, that every token is of."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ftlib.config import BatchKind
 from ftlib.kinds import snippets
 from ftlib.kinds.outcomes import (
+    BoxOutcomes,
     ComparedOutcomes,
     CompletionOutcomes,
     DenoisedOutcomes,
@@ -32,6 +33,7 @@ from ftlib.kinds.outcomes import (
     TokenOutcomes,
 )
 from ftlib.kinds.predictions import (
+    BoxPredictor,
     CaptionPredictor,
     ChatPredictor,
     EntityPredictor,
@@ -128,6 +130,11 @@ class Kind:
     def diverges_by(self) -> Literal["row", "token"] | None:
         """Return per what an answer is one of several that exclude each other; None where there is no such answer."""
         return self.outcomes.diverges_by
+
+    @property
+    def has_places(self) -> bool:
+        """Say whether targets are places in an image, which move with its pixels."""
+        return self.outcomes.has_places
 
     @property
     def has_distribution(self) -> bool:
@@ -239,6 +246,12 @@ def _compared_head() -> Head:
     from ftlib.kinds.heads.compared import ComparedHead
 
     return ComparedHead()
+
+
+def _box_head() -> Head:
+    from ftlib.kinds.heads.boxes import BoxHead
+
+    return BoxHead()
 
 
 _ROWS = (
@@ -710,6 +723,35 @@ _ROWS = (
         snippet=snippets.REWARD,
         note="The answer is a score without a unit: of two answers to one prompt, the one with the higher score is "
         "preferred, with the probability sigmoid(difference). Scores of different prompts are not comparable.",
+    ),
+    Kind(
+        name="boxed_images",
+        taught_as="boxed_images",
+        head=_box_head,
+        outcomes=BoxOutcomes,
+        predictor=BoxPredictor,
+        least_labels=1,
+        whole_tags=False,
+        modality="images",
+        language=False,
+        vocabulary=False,
+        pools=False,
+        decodes=False,
+        packs=False,
+        answers_by_token=False,
+        reads_one_place=False,
+        pairs=False,
+        prompts=False,
+        names_problem=False,
+        outputs=None,
+        auto_class="AutoModelForObjectDetection",
+        architectures=("ForObjectDetection",),
+        task_type=None,
+        pipeline="object-detection",
+        title="Object detection",
+        answers="any number of them to an image, each in a box",
+        snippet=snippets.BOXES,
+        note="Boxes are in pixels of the image. Each has a score of its own; no suppression of overlaps is needed.",
     ),
 )
 

@@ -18,6 +18,15 @@ ground = Image.new("RGBA", image.size, "{background}")  # what transparent parts
 image = Image.alpha_composite(ground, image).convert("RGB")
 print(model(image))"""
 
+BOXES = """from PIL import Image, ImageOps
+from transformers import pipeline
+
+model = pipeline("object-detection", model="{folder}", threshold=0.5)
+image = ImageOps.exif_transpose(Image.open("some.png")).convert("RGBA")
+ground = Image.new("RGBA", image.size, "{background}")  # what transparent parts showed in training
+image = Image.alpha_composite(ground, image).convert("RGB")
+print(model(image))"""
+
 DRAWN = """import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import AutoModel, AutoTokenizer

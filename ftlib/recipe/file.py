@@ -79,7 +79,7 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
             if metric.package and importlib.util.find_spec(metric.package) is None:
                 yield (
                     f"evaluations.{name}: {metric.kind!r} needs the package {metric.package!r}, which is not "
-                    "installed; pip install 'reglage[generation]'"
+                    f"installed; pip install 'reglage[{metric.extra}]'"
                 )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.formats.boxed_image import BoxedImage
 from ftlib.data.formats.captioned_image import CaptionedImage
 from ftlib.data.formats.chat import Chat
 from ftlib.data.formats.compared_texts import ComparedTexts
@@ -36,6 +37,7 @@ Format = Annotated[
     | LabeledImage
     | Preference
     | Thumb
-    | CaptionedImage,
+    | CaptionedImage
+    | BoxedImage,
     Open("reglage.format"),
 ]

@@ -38,6 +38,8 @@ def for_pixels(processor: ImageProcessor, pixels: int | None) -> ImageProcessor:
             "size": {name: round(value * pixels / shorter) for name, value in size.items()},
             "crop_size": {"height": pixels, "width": pixels},
         }
+    elif size.keys() == {"shortest_edge", "longest_edge"}:  # detectors keep an image's proportions, and fill it up
+        changes = {"size": {"height": pixels, "width": pixels}}
     elif size.keys() in ({"height", "width"}, {"shortest_edge"}):
         changes = {"size": dict.fromkeys(size, pixels)}
     else:
@@ -46,6 +48,11 @@ def for_pixels(processor: ImageProcessor, pixels: int | None) -> ImageProcessor:
             "square; leave pixels out"
         )
     return cast("ImageProcessor", type(stock).from_dict({**settings, **changes}))
+
+
+def crops(processor: ImageProcessor) -> bool:
+    """Say whether a processor cuts something off an image's sides."""
+    return bool(getattr(processor, "do_center_crop", False))
 
 
 def _known(size: Any) -> dict[str, int]:

@@ -23,6 +23,8 @@ from ftlib.evaluation.metrics.log_loss import LogLoss
 from ftlib.evaluation.metrics.macro_f1 import MacroF1
 from ftlib.evaluation.metrics.macro_precision import MacroPrecision
 from ftlib.evaluation.metrics.macro_recall import MacroRecall
+from ftlib.evaluation.metrics.map import MAP
+from ftlib.evaluation.metrics.map50 import MAP50
 from ftlib.evaluation.metrics.masked_accuracy import MaskedAccuracy
 from ftlib.evaluation.metrics.mcc import MCC
 from ftlib.evaluation.metrics.mean_absolute_error import MeanAbsoluteError
@@ -90,6 +92,8 @@ Metric = Annotated[
     | MeanSquaredError
     | MaskedAccuracy
     | DenoisingLoss
+    | MAP
+    | MAP50
     | MeanAbsoluteError
     | R2
     | Pearson

@@ -31,7 +31,9 @@ class MetricBase(Config, ABC):
     reads_prompts: ClassVar[bool] = False
     """Whether it reads what was asked as well, so that the table must hold it."""
     package: ClassVar[str | None] = None
-    """The module that it needs beyond what is always installed; the extra `generation` brings it."""
+    """The module that it needs beyond what is always installed."""
+    extra: ClassVar[str] = "generation"
+    """Which of our extras brings that."""
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """The per-example table: what a model said about every row. Every metric, interval and slice is a function of it."""
 
 from ftlib.kinds.outcomes.base import Outcomes, joined
+from ftlib.kinds.outcomes.boxes import BoxOutcomes
 from ftlib.kinds.outcomes.compared import ComparedOutcomes
 from ftlib.kinds.outcomes.completions import CompletionOutcomes
 from ftlib.kinds.outcomes.denoised import DenoisedOutcomes
@@ -16,6 +17,7 @@ from ftlib.kinds.outcomes.tagged import TaggedOutcomes
 from ftlib.kinds.outcomes.tokens import TokenOutcomes
 
 __all__ = [
+    "BoxOutcomes",
     "ComparedOutcomes",
     "CompletionOutcomes",
     "DenoisedOutcomes",

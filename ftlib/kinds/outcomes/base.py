@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 SLICE = "slice:"
-Shown = Literal["calibration", "regression", "confusion", "contact_sheet", "labels", "thresholds", "questions"]
+Shown = Literal["calibration", "regression", "confusion", "contact_sheet", "boxes", "labels", "thresholds", "questions"]
 """Figures and tables of the report that are made of outcomes."""
 OF_ALL_ROWS = {"column": False}
 """Metadata of a field that is no column: it holds for the whole table."""
@@ -36,6 +36,9 @@ class Outcomes(ABC):
 
     has_distribution: ClassVar[bool] = True
     """Whether a model gives its answers as a distribution that one can be drawn from, as Fisher information needs."""
+
+    has_places: ClassVar[bool] = False
+    """Whether targets are places in an image, which would have to move with its pixels."""
 
     row_ids: tuple[str, ...]
     nll: Float[np.ndarray, " rows"]

@@ -136,6 +136,11 @@ def _augmentation_misfits(recipe: RecipeParts, phase: Phase, where: str) -> Iter
                 f"{where}.augmentation: {phase.augmentation.kind!r} changes {changes}, but the rows of {name!r} are "
                 f"{kind.modality}; remove it"
             )
+        elif kind.has_places:
+            yield (
+                f"{where}.augmentation: {phase.augmentation.kind!r} moves pixels, and the boxes of {name!r} would stay "
+                "where they are; remove it"
+            )
     if not phase.tuning.takes_steps:
         yield (
             f"{where}.augmentation: changes rows step by step, but {phase.tuning.kind!r} is solved for and takes none; "

@@ -9,6 +9,7 @@ from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine
 from ftlib.training.objectives.denoising import Denoising
+from ftlib.training.objectives.detection import Detection
 from ftlib.training.objectives.distillation import Distillation
 from ftlib.training.objectives.dpo import DPO
 from ftlib.training.objectives.grpo import GRPO
@@ -44,6 +45,7 @@ Objective = Annotated[
     | CausalLMDistillation
     | CompletionDistillation
     | Denoising
+    | Detection
     | RLOO
     | GRPO
     | DPO
