@@ -14,6 +14,7 @@ from prefect.states import Completed
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
+from flows.run_entry import entered
 from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.run_record import RunRecord, installed_versions
@@ -54,12 +55,14 @@ def finetune(
         place.hold(f"runs/{r.name}", wait=False),
         live_page(r.name, place) as live,
         tracked(tracking, r, place, RunPage(r.name, r.datasets), live.begun) as run,
+        entered(r, run) as entry,
     ):
         given = inputs(r, run.work)
         evidence, page, result = run.through(lambda: steps(r, run.work, given))
         record = RunRecord(
             evidence=evidence, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
         )
+        record = record.model_copy(update={"cost": entry.ended(record).cost})
         record.write(place)
         live.ended(result.line())
     if isinstance(result, Refusal):

@@ -13,6 +13,7 @@ from flows.finetune_form import Computing, Publishing, Tracking, Training, answe
 from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import show_retraining
+from flows.run_entry import entered
 from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.tracked import tracked
@@ -50,8 +51,10 @@ def retrain(
             place.hold(f"runs/{r.name}", wait=True, waiter=r.name),
             live_page(r.name, place) as live,
             tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
+            entered(r, run) as entry,
         ):
             judged = challenge(r, run, str(flow_run.id))
+            entry.judged(judged)
             live.ended(judged.line())
         show_retraining(judged, run.work)
         if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
@@ -61,6 +64,7 @@ def retrain(
     live.ended(settled.line())
     page.outcome(settled.line())
     settled.write(run.work)
+    entry.judged(settled)
     run.work.drop(listing_of(str(flow_run.id)))
     show_retraining(settled, run.work)
     version = f"{settled.version.name}@{settled.version.version} " if settled.version else ""

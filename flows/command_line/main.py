@@ -34,6 +34,7 @@ class LazyGroup(ReglageGroup):
         "down": "flows.command_line.up",
         "status": "flows.command_line.up",
         "init": "flows.command_line.init",
+        "runs": "flows.command_line.runs",
         "work": "flows.command_line.work",
     }
 
