@@ -12,15 +12,18 @@ from prefect.runtime import flow_run
 
 from flows.challenge import Challenge
 from flows.run_record import RunRecord
+from ftlib.artifacts import Artifact
+from ftlib.costs.budget import Budget, check_budget, spent_before
 from ftlib.costs.prices import Prices, Usage, read_prices
 from ftlib.costs.used import used
 from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line
-from ftlib.progress import note
+from ftlib.progress import NOTE, Progress, listen, note
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import Refusal
-from ftlib.tracking.run_facts import RunFacts, asked, found, times
-from ftlib.tracking.run_index import keep
-from tasks.runner import Runner
+from ftlib.stages.step import Step
+from ftlib.tracking.run_facts import RunFacts, asked, found, recipe_key, times
+from ftlib.tracking.run_index import keep, runs_of
+from tasks.runner import STAGE, Runner
 
 
 @dataclass
@@ -109,8 +112,70 @@ def entered(recipe: Recipe, run: Runner) -> Generator[RunEntry]:
     Raises RecipeError for a settings file of prices that cannot be read.
     """
     entry = RunEntry(recipe, run, read_prices())
+    check_budget(recipe.compute.budget, entry.prices)
+    budget = _budget(recipe, run, entry.prices)
     try:
-        yield entry
+        with _watched(budget, recipe, run):
+            yield entry
+    except Interrupted as error:
+        # A training that was asked to stop saves its step, and says so by a word of its own.
+        over = OverBudget(budget.over) if budget and budget.over else error
+        entry.failed(over)
+        raise over from (None if over is error else error)
     except BaseException as error:
         entry.failed(error)
         raise
+
+
+def _budget(recipe: Recipe, run: Runner, prices: Prices | None) -> Budget | None:
+    limit = recipe.compute.budget
+    if limit is None or prices is None:
+        return None
+    earlier = [facts for facts in runs_of(run.work, recipe.name) if isinstance(facts, RunFacts)]
+    card, cores = card_name(recipe), os.cpu_count() or 1
+    return Budget(
+        limit=limit,
+        prices=prices,
+        spent=spent_before(earlier, recipe_key(recipe), prices),
+        rate=lambda stage: used([(stage, 3600.0)], recipe.compute, cores, card),
+    )
+
+
+@contextmanager
+def _watched(budget: Budget | None, recipe: Recipe, run: Runner) -> Generator[None]:
+    """Let a budget look before each stage that is still to do, and at signs of life."""
+    if budget is None:
+        yield
+        return
+    begun, made, predicted = run.begun, run.made, dict[str, float]()
+
+    def begins(step: Step) -> None:
+        budget.end()
+        if step.job is not None and not run.work.has(step.job):
+            if step.job.stage == "train" and not predicted:
+                predicted.update(_predicted(recipe, run))
+            budget.begin(step.label, predicted.get(step.label, 0.0))
+        begun(step)
+
+    def ends(step: Step, artifact: Artifact) -> None:
+        budget.end()
+        made(step, artifact)
+
+    def look(sign: Progress) -> None:
+        if sign.unit not in (NOTE, STAGE):  # those are no stage's own
+            budget.look()
+
+    run.begun, run.made = begins, ends
+    with listen(look):
+        yield
+
+
+def _predicted(recipe: Recipe, run: Runner) -> dict[str, float]:
+    """Return the seconds that are predicted for each training by its label; none where nothing can be planned."""
+    from flows.command_line.plan import make_plan
+
+    try:
+        return {f"train {phase.name}": phase.seconds for phase in make_plan(recipe, run.work).phases}
+    except ReglageError as error:
+        note("budget", f"what trainings will cost is not known: {first_line(error)}")
+        return {"": 0.0}

@@ -1,5 +1,6 @@
 """The command line `reglage`. Reading a recipe imports no torch, no Prefect and no Ray."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -146,7 +147,9 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
 
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
-    from flows.command_line.plan import make_plan, print_plan
+    from flows.command_line.plan import make_plan
+    from flows.command_line.plan_tables import cost_of, print_plan
+    from ftlib.costs.prices import read_prices
     from ftlib.progress import NOTE, Progress, listen
     from ftlib.workspace import Workspace
 
@@ -156,7 +159,9 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
 
     with listen(remark):
         run_plan = make_plan(loaded, Workspace(work), prepare=prepare, card=card)
-    emit(lambda: print_plan(run_plan), run_plan.model_dump(mode="json"), as_json)
+    cost = cost_of(run_plan, loaded, read_prices(), os.cpu_count() or 1, card or "")
+    record = {**run_plan.model_dump(mode="json"), "cost": cost and cost.model_dump(mode="json")}
+    emit(lambda: print_plan(run_plan, cost), record, as_json)
 
 
 @main.command()

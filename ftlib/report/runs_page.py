@@ -18,7 +18,8 @@ from ftlib.workspace import write_durably
 _SCRIPT = """<script>
 for (const table of document.querySelectorAll("section#runs table")) {
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
-  const input = Object.assign(document.createElement("input"), {type: "search", placeholder: "Filter by words"});
+  const input = Object.assign(document.createElement("input"), {type: "search"});
+  input.placeholder = "Filter by words; a click on a head orders";
   input.style.cssText = "font: inherit; width: 100%; max-width: 22rem; padding: .4rem .6rem; margin: 0 0 .8rem;" +
     "color: inherit; background: var(--wash); border: 1px solid var(--line); border-radius: 8px";
   input.setAttribute("aria-label", "Filter runs");
@@ -108,7 +109,7 @@ def _table(found: Sequence[RunFacts], front: Sequence[RunFacts]) -> Section:
         for facts in found
     ]
     heads = [*titles(metrics), "reason"]
-    lead = f"{counted(len(found), 'run')}; those on the front are marked. A click on a head orders by it."
+    lead = f"{counted(len(found), 'run')}; those on the front are marked."
     return Section("runs", "All runs", lead, tables=[Table(heads, rows)] if rows else [])
 
 

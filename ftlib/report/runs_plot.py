@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ftlib.report.content import Figure
@@ -99,7 +100,7 @@ def pareto_figure(
         radius = math.sqrt(_AREA) / 2 + 1
         named = {facts.name for facts in front[:_MOST_NAMES]}
         marks = [Mark(x, y, radius, plain(facts.name) if facts.name in named else "", CHOSEN) for facts, x, y in placed]
-        label_apart(plot, marks)
+        label_apart(plot, marks, [*pairwise(best)])
         missing = len(found) - len(placed)
         left_out = f" Not drawn: {missing} without both numbers." if missing else ""
         return saved(figure, folder, "runs", f"Each dot is a run; those on the front are joined and named.{left_out}")
