@@ -9,16 +9,18 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
 from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
+from flows.run_entry import entered
 from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.run_record import RunRecord, installed_versions
 from flows.steps import inputs, steps
 from flows.tracked import tracked
+from ftlib.errors import OverBudget
 from ftlib.registry.outcome import Refusal
 from ftlib.workspace import Workspace
 
@@ -38,6 +40,7 @@ def finetune(
     """Fine-tune a model as a recipe says: ingest, train, evaluate, interpolate, select, publish.
 
     Returns a Completed state with a RunRecord; it is named Refused where a gate said no, which is a normal end.
+    One that failed is named Over budget where the budget ended it: the next run, with a larger one, goes on.
 
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees.
@@ -50,18 +53,24 @@ def finetune(
     """
     r = answered_recipe(recipe, training, publishing, computing, overrides)
     place = Workspace(work)
-    with (
-        place.hold(f"runs/{r.name}", wait=False),
-        live_page(r.name, place) as live,
-        tracked(tracking, r, place, RunPage(r.name, r.datasets), live.begun) as run,
-    ):
-        given = inputs(r, run.work)
-        evidence, page, result = run.through(lambda: steps(r, run.work, given))
-        record = RunRecord(
-            evidence=evidence, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
-        )
-        record.write(place)
-        live.ended(result.line())
+    try:
+        with (
+            place.hold(f"runs/{r.name}", wait=False),
+            live_page(r.name, place) as live,
+            tracked(tracking, r, place, RunPage(r.name, r.datasets), live.begun) as run,
+            entered(r, run) as entry,
+        ):
+            given = inputs(r, run.work)
+            evidence, page, result = run.through(lambda: steps(r, run.work, given))
+            record = RunRecord(
+                evidence=evidence, steps=tuple(run.steps), report=page, result=result, versions=installed_versions()
+            )
+            record = record.model_copy(update={"cost": entry.ended(record).cost})
+            record.write(place)
+            live.ended(result.line())
+    except OverBudget as error:
+        add_to_name("over budget")
+        return Failed(name="Over budget", message=str(error), data=error)
     if isinstance(result, Refusal):
         add_to_name("refused")
         return Completed(name="Refused", message="; ".join(result.reasons), data=record)

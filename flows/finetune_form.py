@@ -93,10 +93,18 @@ class Computing(BaseModel):
         json_schema_extra={"position": 0},
     )
     threads: int | None = Field(default=None, gt=0, title="CPU threads per worker", json_schema_extra={"position": 1})
+    budget: float | None = Field(
+        default=None,
+        ge=0.0,
+        title="Budget",
+        description="In the currency of the worker's prices; the run stops before it costs more.",
+        json_schema_extra={"position": 2},
+    )
 
     def overrides(self) -> list[str]:
         """Return the recipe overrides that these answers stand for."""
-        return _set({"compute.workers": self.workers, "compute.threads": self.threads})
+        answers = {"workers": self.workers, "threads": self.threads, "budget": self.budget}
+        return _set({f"compute.{name}": answer for name, answer in answers.items()})
 
 
 class Tracking(BaseModel):

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Completed, Failed
 
 from flows.approval import asks_a_person, one_at_a_time
 from flows.challenge import challenge, listing_of, settle
@@ -13,10 +13,12 @@ from flows.finetune_form import Computing, Publishing, Tracking, Training, answe
 from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
 from flows.retrain_page import show_retraining
+from flows.run_entry import entered
 from flows.run_name import add_to_name, asked_name
 from flows.run_page import RunPage
 from flows.tracked import tracked
 from flows.waiting import ask, taken_over
+from ftlib.errors import OverBudget
 from ftlib.workspace import Workspace
 
 one_line_errors()
@@ -46,13 +48,19 @@ def retrain(
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
     place, approval, shown_hold = Workspace(work), None, None
     with one_at_a_time(r.publish.name, place):
-        with (
-            place.hold(f"runs/{r.name}", wait=True, waiter=r.name),
-            live_page(r.name, place) as live,
-            tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
-        ):
-            judged = challenge(r, run, str(flow_run.id))
-            live.ended(judged.line())
+        try:
+            with (
+                place.hold(f"runs/{r.name}", wait=True, waiter=r.name),
+                live_page(r.name, place) as live,
+                tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
+                entered(r, run) as entry,
+            ):
+                judged = challenge(r, run, str(flow_run.id))
+                entry.judged(judged)
+                live.ended(judged.line())
+        except OverBudget as error:
+            add_to_name("over budget")
+            return Failed(name="Over budget", message=str(error), data=error)
         show_retraining(judged, run.work)
         if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
             approval, shown_hold = ask(judged, run.work)
@@ -61,6 +69,7 @@ def retrain(
     live.ended(settled.line())
     page.outcome(settled.line())
     settled.write(run.work)
+    entry.judged(settled)
     run.work.drop(listing_of(str(flow_run.id)))
     show_retraining(settled, run.work)
     version = f"{settled.version.name}@{settled.version.version} " if settled.version else ""

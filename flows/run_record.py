@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import ftlib
 from ftlib.config import Config
+from ftlib.costs.prices import Cost
 from ftlib.published.work_roots import note_publication
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -32,6 +33,9 @@ class RunRecord(Config):
     versions: dict[str, str]
     wall_seconds: float = 0.0
     """From the start of the command, or of the flow where there was no command, to the end of the last stage."""
+
+    cost: Cost | None = None
+    """What this run used, by the prices of the day; None where there were none."""
 
     @property
     def work_seconds(self) -> float:

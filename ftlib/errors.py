@@ -11,6 +11,7 @@
       BusyError            the same run is going on in another process
       TransientError       the one that is retried: time-outs, 5xx, lost workers
       Interrupted          the user pressed Ctrl-C or the machine is going away; resumable
+        OverBudget         the next step would cost more than the budget; resumable with a larger one
 
 A message names what, got, allowed, and the remedy, in that order. To add an error, subclass its category; keep
 `__init__` as it is: errors cross Ray and Prefect as pickles, and an extra parameter breaks that silently.
@@ -86,6 +87,12 @@ class Interrupted(ReglageError):
     """Stopped on request; the next run goes on from the last checkpoint."""
 
     exit_code = 130
+
+
+class OverBudget(Interrupted):
+    """The budget would be passed; what was made is kept."""
+
+    exit_code = 9
 
 
 def first_line(error: BaseException) -> str:

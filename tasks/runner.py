@@ -175,7 +175,14 @@ class Runner:
             refresh_cache=before is None,
             result_storage=self.work.root / "prefect" / "results",
         )
-        state = call(named)
+        try:
+            state = call(named)
+            ended = state.name == "Cached" or state.is_completed()
+        except BaseException:
+            self._ended_early(name, job, monotonic() - started)
+            raise
+        if not ended:
+            self._ended_early(name, job, monotonic() - started)
         # The record in the stage's own folder is the truth: what Prefect stored may name a folder that has moved.
         artifact = task.fn(job, self.work) if state.name == "Cached" else cast("A", state.result())
         seconds = round(monotonic() - started, 3)
@@ -185,6 +192,12 @@ class Runner:
         self.steps.append(ran)
         emit(name, 1, 1, STAGE, done_before=float(done), seconds=artifact.seconds, **telling(artifact))
         return artifact
+
+    def _ended_early(self, name: str, job: Job, seconds: float) -> None:
+        """Count what a stage took that made nothing: it used what it used."""
+        took = round(seconds, 3)
+        ran = StageRun(stage=name, fingerprint=job.fingerprint, done_before=False, seconds=took, work_seconds=took)
+        self.steps.append(ran)
 
     def _name(self, label: str) -> str:
         return f"{self.whose}: {label}" if self.whose else label

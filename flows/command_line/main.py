@@ -1,5 +1,6 @@
 """The command line `reglage`. Reading a recipe imports no torch, no Prefect and no Ray."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from time import monotonic
@@ -35,6 +36,7 @@ class LazyGroup(ReglageGroup):
         "down": "flows.command_line.up",
         "status": "flows.command_line.up",
         "init": "flows.command_line.init",
+        "runs": "flows.command_line.runs",
         "work": "flows.command_line.work",
         "monitor": "flows.command_line.monitor",
         "serve": "flows.command_line.serve",
@@ -148,7 +150,9 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
 
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
-    from flows.command_line.plan import make_plan, print_plan
+    from flows.command_line.plan import make_plan
+    from flows.command_line.plan_tables import cost_of, print_plan
+    from ftlib.costs.prices import read_prices
     from ftlib.progress import NOTE, Progress, listen
     from ftlib.workspace import Workspace
 
@@ -158,7 +162,9 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
 
     with listen(remark):
         run_plan = make_plan(loaded, Workspace(work), prepare=prepare, card=card)
-    emit(lambda: print_plan(run_plan), run_plan.model_dump(mode="json"), as_json)
+    cost = cost_of(run_plan, loaded, read_prices(), os.cpu_count() or 1, card or "")
+    record = {**run_plan.model_dump(mode="json"), "cost": cost and cost.model_dump(mode="json")}
+    emit(lambda: print_plan(run_plan, cost), record, as_json)
 
 
 @main.command()

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.command_line.console import stdout_console
 from flows.jobs import bases, found_companions, found_onto
 from flows.steps import Inputs, pinned, scorings, steps
 from ftlib.artifacts import Artifact
@@ -43,8 +42,6 @@ from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ftlib.kinds.split import PreparedSplit
     from ftlib.training.footprint import Footprint, Frozen, Heads
     from ftlib.training.memory import Sized
@@ -607,64 +604,3 @@ def _evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], si
         passes = 2 * (members[SELECTION] - 1) if KINDS[data.kind].diverges_by == "token" else 0
         tokens += data.splits[SELECTION].tokens * passes
     return tokens * 2.0 * size.computing / speed.flops
-
-
-def print_plan(plan: RunPlan) -> None:
-    """Print the plan as two tables and a line."""
-    from rich.table import Table
-
-    console = stdout_console()
-    stages = Table("stage", "state", "", title=f"{plan.name}: stages", title_justify="left")
-    for stage in plan.stages:
-        style = {"done": "green", "waits": "dim"}.get(stage.state)
-        stages.add_row(stage.stage, stage.state, stage.facts, style=style)
-    console.print(stages)
-    if plan.seconds is None:
-        console.print("rows, steps, memory and time are known once the data is prepared: add --prepare")
-        return
-    table = Table(
-        "phase", "tuning", "trained", "rows", "steps", "memory", "time", title="training", title_justify="left"
-    )
-    for scoring in plan.scorings:
-        took = f"{scoring.seconds:.0f} s" if scoring.seconds else "done"
-        memory = f"{scoring.memory_bytes / 1e9:.1f} GB"
-        table.add_row(scoring.name, "", f"none of {scoring.parameters:,}", f"{scoring.rows:,}", "", memory, took)
-    for phase in plan.phases:
-        trained = f"{phase.trained:,} of {phase.parameters:,}"
-        memory, took = f"{phase.memory_bytes / 1e9:.1f} GB", f"{phase.seconds:.0f} s" if phase.seconds else "done"
-        table.add_row(phase.name, phase.tuning, trained, f"{phase.rows:,}", f"{phase.steps:,}", memory, took)
-        for thaw in phase.thaws:
-            when, took = f"  from step {thaw.step:,}", f"{thaw.seconds:.0f} s" if thaw.seconds else ""
-            table.add_row(when, "" if thaw.steps else "never", f"{thaw.trained:,}", "", f"{thaw.steps:,}", "", took)
-    console.print(table)
-    console.print(_memory_table(plan))
-    for phase in plan.phases:
-        if phase.fits != "yes":
-            console.print(f"{phase.name}: {_advice(phase)}", soft_wrap=True)
-    console.print(f"about {plan.seconds:.0f} s in all; speed from {plan.speed}", soft_wrap=True)
-
-
-def _memory_table(plan: RunPlan) -> "Table":
-    """Return one column a phase, one line for each part that any of them has."""
-    from rich.table import Table
-
-    table = Table("one worker", *(phase.name for phase in plan.phases), title="memory", title_justify="left")
-    parts = dict.fromkeys(part for phase in plan.phases for part in phase.memory)
-    for part in parts:
-        sizes = [phase.memory.get(part, 0) for phase in plan.phases]
-        if any(sizes):
-            table.add_row(part, *(in_bytes(size) if size else "" for size in sizes))
-    predicted = [sum(phase.memory.values()) - phase.memory.get("process", 0) for phase in plan.phases]
-    table.add_row("predicted, but for the process", *(in_bytes(size) for size in predicted), style="bold")
-    if any(phase.measured_bytes is not None for phase in plan.phases):
-        measured = ("" if phase.measured_bytes is None else in_bytes(phase.measured_bytes) for phase in plan.phases)
-        table.add_row("measured", *measured, style="bold")
-    table.add_row("there is", *(in_bytes(phase.room_bytes) for phase in plan.phases))
-    return table
-
-
-def _advice(phase: PhasePlan) -> str:
-    if phase.fits.startswith("unknown"):
-        return f"its memory is {phase.fits}"
-    over = f"needs {in_bytes(phase.memory_bytes)}, of {in_bytes(phase.room_bytes)}"
-    return f"{over}; it fits {phase.fits}" if phase.fits != "no" else f"{over}, and no setting of compute fits it"

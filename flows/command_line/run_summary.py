@@ -46,6 +46,8 @@ def print_summary(record: RunRecord, work: str) -> None:
             f"{record.overhead_seconds:.0f} s around them",
             style="dim",
         )
+    if record.cost:
+        console.print(f"cost       {record.cost.line()}", style="dim", soft_wrap=True)
 
 
 def as_record(record: RunRecord, work: str) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def as_record(record: RunRecord, work: str) -> dict[str, Any]:
         "wall_seconds": record.wall_seconds,
         "work_seconds": round(record.work_seconds, 3),
         "overhead_seconds": round(record.overhead_seconds, 3),
+        "cost": record.cost and record.cost.model_dump(mode="json"),
     }
 
 

@@ -82,7 +82,7 @@ class RunState:
 
     def parameters(self) -> dict[str, str]:
         """Return what the recipe says, by dotted path."""
-        return dict(_flat(self.recipe.model_dump(mode="json", exclude_unset=True), ""))
+        return dict(flat(self.recipe.model_dump(mode="json", exclude_unset=True), ""))
 
     def evaluations(self) -> list[tuple[str, str, str, float, float | None, float | None]]:
         """Return (split, `evaluation/metric`, candidate, value, low, high) of all that was measured and is defined."""
@@ -95,7 +95,8 @@ class RunState:
         ]
 
 
-def _flat(value: object, path: str) -> Sequence[tuple[str, str]]:
+def flat(value: object, path: str) -> Sequence[tuple[str, str]]:
+    """Return (dotted path, text) of everything in a value of mappings and lists."""
     if isinstance(value, dict) and value:
         items = [(str(key), member) for key, member in value.items()]
     elif isinstance(value, list) and value and any(isinstance(member, (dict, list)) for member in value):
@@ -105,4 +106,4 @@ def _flat(value: object, path: str) -> Sequence[tuple[str, str]]:
         ]
     else:
         return [(path, value if isinstance(value, str) else json.dumps(value))]
-    return [pair for key, member in items for pair in _flat(member, f"{path}.{key}" if path else key)]
+    return [pair for key, member in items for pair in flat(member, f"{path}.{key}" if path else key)]

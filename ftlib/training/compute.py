@@ -101,6 +101,8 @@ class Compute(Identified):
     """local: a Ray of this run's own. http://host:8265: a cluster, through its Jobs API. Never guessed."""
     checkpoint_seconds: float = Field(default=60.0, gt=0.0)
     """Time between checkpoints a killed run resumes from."""
+    budget: float | None = Field(default=None, ge=0.0)
+    """What a run may cost, by the prices that REGLAGE_PRICES names; it stops before it costs more. null: no limit."""
     max_failures: int = Field(default=2, ge=0)
     """Lost workers a run survives."""
     start_timeout_seconds: float = Field(default=60.0, gt=0.0, le=2_592_000.0)

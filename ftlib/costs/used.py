@@ -1,0 +1,42 @@
+"""What stages use while they work: cores and cards, by the recipe's `compute`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftlib.costs.prices import Usage
+from ftlib.training.compute import Compute
+
+_HOUR = 3600.0
+UNNAMED = "a GPU of unknown name"
+
+
+def cores_of(stage: str, compute: Compute, machine: int) -> int:
+    """Return how many cores a stage keeps busy; `machine` has so many, and a stage without workers takes them all."""
+    kind = stage.rpartition(": ")[2].partition(" ")[0]
+    if kind in ("ingest", "preprocess"):
+        return max(1, compute.data_workers)
+    if kind == "train":
+        workers = max(1, compute.most_workers)
+        return workers * (compute.threads or max(1, machine // workers))
+    if kind in ("evaluate", "score"):
+        workers = compute.evaluation_workers
+        return workers * (compute.threads or max(1, machine // workers))
+    return 1
+
+
+def cards_of(stage: str, compute: Compute) -> int:
+    """Return how many GPUs a stage keeps busy."""
+    kind = stage.rpartition(": ")[2].partition(" ")[0]
+    return max(1, compute.most_workers) if compute.use_gpu and kind == "train" else 0
+
+
+def used(stages: Sequence[tuple[str, float]], compute: Compute, machine: int, card: str, stored: int = 0) -> Usage:
+    """Return what stages use that work so many seconds: cores and cards times hours.
+
+    A worker that is lost while it trains, and one of an elastic training that never came, count as if they had worked:
+    the sum is never too low.
+    """
+    cores = sum(seconds * cores_of(stage, compute, machine) for stage, seconds in stages) / _HOUR
+    cards = sum(seconds * cards_of(stage, compute) for stage, seconds in stages) / _HOUR
+    return Usage(core_hours=cores, gpu_hours={card or UNNAMED: cards} if cards else {}, stored_bytes=stored)

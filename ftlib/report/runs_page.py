@@ -1,0 +1,126 @@
+"""All runs of a work place on one page that needs no other file: which of them nothing beats, and all in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ftlib.report.content import Cell, Page, Row, Section, Table, Tile, texts
+from ftlib.report.render import html
+from ftlib.report.runs_plot import Axis, axes_of, front_of, pareto_figure
+from ftlib.tracking.run_choice import differing
+from ftlib.tracking.run_facts import RunFacts
+from ftlib.tracking.run_words import main_metrics, row_of, titles
+from ftlib.wording import counted
+from ftlib.workspace import write_durably
+
+_SCRIPT = """<script>
+for (const table of document.querySelectorAll("section#runs table")) {
+  const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
+  const input = Object.assign(document.createElement("input"), {type: "search"});
+  input.placeholder = "Filter by words; a click on a head orders";
+  input.style.cssText = "font: inherit; width: 100%; max-width: 22rem; padding: .4rem .6rem; margin: 0 0 .8rem;" +
+    "color: inherit; background: var(--wash); border: 1px solid var(--line); border-radius: 8px";
+  input.setAttribute("aria-label", "Filter runs");
+  input.oninput = () => {
+    const words = input.value.toLowerCase().split(/\\s+/);
+    for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+  };
+  table.parentNode.before(input);
+  const key = (row, i) => row.cells[i].textContent.trim(), number = text => parseFloat(text.replace(/,/g, ""));
+  heads.forEach((head, i) => {
+    let down = false;
+    const order = () => {
+      down = !down;
+      const words = /^(run|version|chosen|when)/.test(head.textContent);
+      const numbers = !words && rows.some(row => !isNaN(number(key(row, i))));
+      const lacks = row => isNaN(number(key(row, i)));
+      const than = (a, b) => numbers
+        ? lacks(a) - lacks(b) || (down ? -1 : 1) * (number(key(a, i)) - number(key(b, i)))
+        : (down ? 1 : -1) * key(a, i).localeCompare(key(b, i), undefined, {numeric: true});
+      body.append(...rows.sort(than));
+      heads.forEach(one => one.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down === numbers ? "descending" : "ascending");
+    };
+    head.style.cursor = "pointer"; head.tabIndex = 0; head.onclick = order;
+    head.onkeydown = event => { if (event.key === "Enter") order(); };
+  });
+}
+</script>
+"""
+
+
+def write_page(path: Path, found: Sequence[RunFacts], place: str) -> None:
+    """Write the page, whole or not at all. Raises StorageError."""
+    with TemporaryDirectory() as folder:
+        text = html(runs_page(found, place, Path(folder)))
+    text = text.replace("Réglage report", "Réglage runs", 1).replace("</body>", f"{_SCRIPT}</body>", 1)
+    write_durably(path, text.encode())
+
+
+def runs_page(found: Sequence[RunFacts], place: str, folder: Path) -> Page:
+    """Return the page's content; the plot is drawn into the folder."""
+    axes = axes_of(found)
+    front = front_of(found, axes) if axes else []
+    sections = [_pareto(found, axes, front, folder)] if axes else []
+    sections += [_table(found, front)]
+    differ = _differences(found)
+    published = [facts for facts in found if facts.version]
+    return Page(
+        title="Runs",
+        subtitle=f"Of {place}",
+        verdict=_verdict(found, axes, front),
+        tiles=[
+            Tile(str(len(found)), "runs", "in this table"),
+            Tile(str(len(published)), "with a version", "published, or there already"),
+            Tile(str(sum(facts.state == "failed" for facts in found)), "failed", "the table says why"),
+        ],
+        sections=[*sections, *differ],
+    )
+
+
+def _verdict(found: Sequence[RunFacts], axes: tuple[Axis, Axis] | None, front: Sequence[RunFacts]) -> str:
+    if not found:
+        return "There are no runs."
+    if axes is None or not front:
+        return "Fewer than two numbers were measured of them, so no run is set against another."
+    names = ", ".join(facts.name for facts in front[:6]) + (" and others" if len(front) > 6 else "")
+    return f"On {axes[0].label} and {axes[1].label} nothing beats {names} in both."
+
+
+def _pareto(found: Sequence[RunFacts], axes: tuple[Axis, Axis], front: Sequence[RunFacts], folder: Path) -> Section:
+    return Section(
+        "front",
+        "The front",
+        "A run is on the front if none is at least as good in both numbers and better in one.",
+        figures=[pareto_figure(folder, found, axes, front)],
+    )
+
+
+def _table(found: Sequence[RunFacts], front: Sequence[RunFacts]) -> Section:
+    metrics = main_metrics(found)
+    names = {facts.name for facts in front}
+    rows = [
+        Row(
+            [*texts(*row_of(facts, metrics)), Cell(facts.reason)],
+            mark="chosen" if facts.name in names else "worst" if facts.state == "failed" else "",
+        )
+        for facts in found
+    ]
+    heads = [*titles(metrics), "reason"]
+    lead = f"{counted(len(found), 'run')}; those on the front are marked."
+    return Section("runs", "All runs", lead, tables=[Table(heads, rows)] if rows else [])
+
+
+def _differences(found: Sequence[RunFacts]) -> list[Section]:
+    """Return what each recipe has that most do not; nothing where all are the same."""
+    rows = [
+        Row([Cell(facts.name), Cell(path, code=True), Cell(value, code=True)])
+        for facts, fields in zip(found, differing(found), strict=True)
+        for path, value in fields.items()
+    ]
+    if not rows:
+        return []
+    lead = "What a recipe says that most of these do not."
+    return [Section("recipes", "Where recipes differ", lead, tables=[Table(["run", "field", "value"], rows)])]
