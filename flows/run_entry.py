@@ -172,7 +172,7 @@ def _watched(budget: Budget | None, recipe: Recipe, run: Runner) -> Generator[No
 
 def _predicted(recipe: Recipe, run: Runner) -> dict[str, float]:
     """Return the seconds that are predicted for each training by its label; none where nothing can be planned."""
-    from flows.command_line.plan import make_plan
+    from flows.plan import make_plan
 
     try:
         return {f"train {phase.name}": phase.seconds for phase in make_plan(recipe, run.work).phases}
