@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ftlib.costs.budget import Budget, check_budget, spent_before
 from ftlib.costs.prices import Prices, Usage
 from ftlib.errors import OverBudget, RecipeError
+from ftlib.tracking.budget import Budget, check_budget, spent_before
 from ftlib.tracking.run_facts import RunFacts
 
 PRICES = Prices(currency="EUR", cpu_core_hour=3600.0)
