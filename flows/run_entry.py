@@ -13,7 +13,6 @@ from prefect.runtime import flow_run
 from flows.challenge import Challenge
 from flows.run_record import RunRecord
 from ftlib.artifacts import Artifact
-from ftlib.costs.budget import Budget, check_budget, spent_before
 from ftlib.costs.prices import Prices, Usage, read_prices
 from ftlib.costs.used import used
 from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line
@@ -21,6 +20,7 @@ from ftlib.progress import NOTE, Progress, listen, note
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
+from ftlib.tracking.budget import Budget, check_budget, spent_before
 from ftlib.tracking.run_facts import RunFacts, asked, found, recipe_key, times
 from ftlib.tracking.run_index import keep, runs_of
 from tasks.runner import STAGE, Runner
@@ -172,7 +172,7 @@ def _watched(budget: Budget | None, recipe: Recipe, run: Runner) -> Generator[No
 
 def _predicted(recipe: Recipe, run: Runner) -> dict[str, float]:
     """Return the seconds that are predicted for each training by its label; none where nothing can be planned."""
-    from flows.command_line.plan import make_plan
+    from flows.plan import make_plan
 
     try:
         return {f"train {phase.name}": phase.seconds for phase in make_plan(recipe, run.work).phases}

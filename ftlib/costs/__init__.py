@@ -1,1 +1,1 @@
-"""What a run costs: prices that a user gives, what was used, and a budget that a run stops before."""
+"""What a run costs: prices that a user gives, and what was used. The budget is `ftlib.tracking.budget`."""

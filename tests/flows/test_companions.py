@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flows.command_line.main import main
-from flows.command_line.plan import make_plan
+from flows.plan import make_plan
 from flows.jobs import beside_phase, reference_job
 from flows.steps import inputs, steps
 from ftlib.config import BatchKind, Config

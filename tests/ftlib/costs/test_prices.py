@@ -1,0 +1,70 @@
+"""Costs, against sums made by hand; and prices that cannot be."""
+
+from pathlib import Path
+
+import pytest
+
+from ftlib.costs.prices import Prices, Usage, money, read_prices
+from ftlib.costs.used import UNNAMED, used
+from ftlib.errors import RecipeError
+from ftlib.training.compute import Compute
+
+
+def test_two_workers_of_four_threads_for_half_an_hour_are_four_core_hours():
+    compute = Compute(workers=2, threads=4)
+    usage = used([("train tune", 1800.0), ("select", 3600.0)], compute, machine=64, card="")
+    assert usage.core_hours == pytest.approx(2 * 4 * 0.5 + 1 * 1.0)
+    assert usage.gpu_hours == {}
+
+
+def test_each_worker_has_a_gpu_while_it_trains_and_only_then():
+    compute = Compute(workers=2, threads=4, use_gpu=True)
+    usage = used([("train tune", 900.0), ("ingest home", 900.0)], compute, machine=64, card="H100")
+    assert usage.gpu_hours == {"H100": pytest.approx(0.5)}
+
+
+def test_what_costs_what():
+    prices = Prices(currency="EUR", cpu_core_hour=0.04, gpu_hour={"H100": 2.5}, storage_gb_month=0.02)
+    cost = prices.of(Usage(core_hours=10, gpu_hours={"H100": 0.5}, stored_bytes=3_000_000_000))
+    assert cost.total == pytest.approx(0.40 + 1.25)
+    assert cost.storage_month == pytest.approx(0.06)
+    assert cost.line() == "1.65 EUR (CPU 0.40, GPU 1.25); 0.06 EUR a month to keep what it made"
+
+
+def test_what_has_no_price_is_named_and_counts_nothing():
+    cost = Prices(currency="shells").of(Usage(core_hours=1, gpu_hours={UNNAMED: 1.0}, stored_bytes=1))
+    assert cost.total == 0
+    assert cost.line().endswith("without a price, so not counted: a GPU of unknown name, CPU cores, storage")
+
+
+@pytest.mark.parametrize(("sum_", "said"), [(0, "0.00"), (1234.5, "1,234.50"), (0.0012345, "0.0012"), (0.1, "0.10")])
+def test_sums_are_written_with_digits_that_count(sum_, said):
+    assert money(sum_) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("currency: EUR\ncpu_core_hour: -1\n", "cpu_core_hour: Input should be greater than or equal to 0, got -1"),
+        ("cpu_core_hour: 1\n", "currency: Field required"),
+        ("currency: EUR\ngpu_hours: {}\n", "gpu_hours: Extra inputs are not permitted"),
+        ("currency: EUR\ncpu_core_hour: .inf\n", "cpu_core_hour: Input should be a finite number"),
+        ("", "holds no fields"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_prices_that_cannot_be_are_one_line(tmp_path: Path, text, says):
+    file = tmp_path / "prices.yaml"
+    file.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        read_prices(file)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_prices_may_be_absent_but_not_where_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("REGLAGE_PRICES", raising=False)
+    assert read_prices() is None
+    monkeypatch.setenv("REGLAGE_PRICES", str(tmp_path / "none.yaml"))
+    with pytest.raises(RecipeError, match="cannot be read"):
+        read_prices()
