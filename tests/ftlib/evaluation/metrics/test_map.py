@@ -57,7 +57,10 @@ def test_it_is_what_the_protocol_says_by_hand() -> None:
     right, half = TrueBox("a", 0, 0, 0.4, 0.4), TrueBox("a", 0.5, 0.5, 0.4, 0.4)
     outcomes = table(
         [[right, half], []],
-        [[FoundBox("a", 0, 0, 0.4, 0.4, 0.9), FoundBox("a", 0.5, 0.5, 0.4, 0.28, 0.3)], [FoundBox("a", *right[1:5], 0.6)]],
+        [
+            [FoundBox("a", 0, 0, 0.4, 0.4, 0.9), FoundBox("a", 0.5, 0.5, 0.4, 0.28, 0.3)],
+            [FoundBox("a", *right[1:5], 0.6)],
+        ],
     )
     # Found: right, wrong, right with an overlap of 0.7. Precision is 1 up to a recall of one half (51 of 101 places),
     # then 2/3; at overlaps above 0.7 nothing is found behind one half.
