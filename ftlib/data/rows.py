@@ -288,6 +288,8 @@ class Dropped:
 
 def labels_in(target: Target) -> tuple[str, ...]:
     """Return the labels that a target of a closed set of them names, each once."""
+    if isinstance(target, dict):
+        target = tuple(target["labels"]) if "labels" in target else None
     named = target if isinstance(target, tuple) else (target,)
     return tuple(sorted({label for label in named if isinstance(label, str)}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.data.inputs import Pixels, from_metadata
-from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.kinds.outcomes import LabelOutcomes, Outcomes
 from ftlib.report.content import Figure
 from ftlib.report.figures import INK, SHIFTED, canvas, plain, saved
 
@@ -28,7 +28,7 @@ def contact_sheet(folder: Path, tables: Mapping[str, LabelOutcomes], splits: Map
 
     `splits` are the files of the rows that `tables` answer. None where no evaluation's rows are images.
     """
-    sheets = {name: (table, images) for name, table in tables.items() if (images := _images(splits[name]))}
+    sheets = {name: (table, images) for name, table in tables.items() if (images := images_of(splits[name]))}
     if not sheets:
         return None
     lines = max(1, LINES // len(sheets))
@@ -36,43 +36,47 @@ def contact_sheet(folder: Path, tables: Mapping[str, LabelOutcomes], splits: Map
         for i, (name, (table, images)) in enumerate(sheets.items()):
             places = [axes for line in grid[i * lines : (i + 1) * lines] for axes in line]
             for axes in places:
-                _bare(axes)
+                bare(axes)
             places[0].set_ylabel(plain(name), fontsize=10, fontweight="bold")
             for axes, row in zip(places, worst(table, len(places)), strict=False):
                 _thumbnail(axes, images(table.row_ids[row]), table, row)
         return saved(figure, folder, "contact_sheet", _caption([*sheets]))
 
 
-def worst(table: LabelOutcomes, most: int) -> list[int]:
+def worst(table: Outcomes, most: int) -> list[int]:
     """Return the rows of highest loss, the highest first; of equals the first."""
     import numpy as np
 
     return np.argsort(-table.nll, kind="stable")[:most].tolist()
 
 
-class _Images:
+class Images:
     """The pixels of a prepared split, by row id; only those that are asked for are read."""
 
     def __init__(self, table: pa.Table, column: Pixels) -> None:
+        """Read a split's `column` in place."""
         self._places = {row_id: i for i, row_id in enumerate(table["row_id"].to_pylist())}
         self._cells, self._shape = table[column.name], column.shape
 
     def __call__(self, row_id: str) -> UInt8[np.ndarray, "height width 3"]:
+        """Return one row's."""
         import numpy as np
 
         cell: Any = self._cells[self._places[row_id]]
         return cell.values.to_numpy().astype(np.uint8).reshape(self._shape).transpose(1, 2, 0)
 
 
-def _images(split: Path) -> _Images | None:
+def images_of(split: Path) -> Images | None:
+    """Return what reads the pixels of a split's rows; None where they are no images."""
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(split))).read_all()
     column = next((one for one in from_metadata(table.schema.metadata) if isinstance(one, Pixels)), None)
-    return _Images(table, column) if column else None
+    return Images(table, column) if column else None
 
 
-def _bare(axes: Any) -> None:
+def bare(axes: Any) -> None:
+    """Leave an image alone in its place."""
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -20,6 +20,7 @@ from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.report import diagnosis, sections
 from ftlib.report.alignment_tax import tax_of, tax_section
 from ftlib.report.answers import answer_figures, answer_tables, shown
+from ftlib.report.box_sheet import box_sheet
 from ftlib.report.contact_sheet import contact_sheet
 from ftlib.report.content import Figure, Page
 from ftlib.report.figures import Curve, training_curves
@@ -163,10 +164,11 @@ def _diagnosis(evidence: Evidence, work: Workspace, folder: Path) -> sections.Se
     tables = {name: load(cell) for name, cell in evidence.measured(chosen).items()}
     seen = [cell for report in evidence.sweep for cell in report.measured if cell.candidate == chosen]
     validation = {cell.evaluation: load(cell) for cell in seen}
-    labelled = shown(tables, "contact_sheet")
-    splits = {name: split_file(_rows_of(evidence, name).path, REPORT) for name in labelled}
+    labelled, boxed = shown(tables, "contact_sheet"), shown(tables, "boxes")
+    splits = {name: split_file(_rows_of(evidence, name).path, REPORT) for name in (*labelled, *boxed)}
     figures = [*_path_figures(evidence, work, folder), *answer_figures(folder, tables)]
-    figures += [sheet] if (sheet := contact_sheet(folder, labelled, splits)) else []
+    sheets = contact_sheet(folder, labelled, splits), box_sheet(folder, boxed, splits)
+    figures += [sheet for sheet in sheets if sheet]
     return sections.diagnosis_section(
         figures, answer_tables(tables, validation, evidence.recipe.evaluations, evidence.recipe.seed)
     )
