@@ -25,8 +25,9 @@ def trials(count: int) -> tuple[Trial, ...]:
     """The metric follows the rate alone; the last two broke."""
     made: list[Trial] = []
     for i in range(count):
+        rate = 10 ** -(1 + 4 * (i * 7 % count) / count)
         points = {
-            "a.rate": 10 ** -(1 + 4 * (i * 7 % count) / count),
+            "a.rate": rate,
             "a.idle": (i * 5 % count) / count,
             "a.kind": i % 2,
         }
