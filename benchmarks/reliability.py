@@ -89,7 +89,10 @@ def killed(arena: Arena, name: str, undisturbed: Undisturbed, how: str, share: f
     arena.reset(name)
     began = time.monotonic()
     process = arena.start(name, "killed")
-    if not arena.in_window(name, process) or process.ends_within(share * undisturbed.window_seconds):
+    begun = arena.in_window(name, process)
+    if begun and (use := arena.jobs[name].lasting):
+        use(arena.folder / name)
+    if not begun or process.ends_within(share * undisturbed.window_seconds):
         process.wait()
         return None
     after, during = time.monotonic() - began, arena.stage(name)
@@ -97,9 +100,9 @@ def killed(arena: Arena, name: str, undisturbed: Undisturbed, how: str, share: f
     code = process.wait()
     left, stay = process.left(LONGEST_STAY)
     broken = [f"left: {line}" for line in left]
-    again = arena.start(name, "again")
-    if rc := again.wait():
-        broken.append(f"the command again ended with {rc}")
+    again = arena.again(name)
+    if again.code:
+        broken.append(f"the command again ended with {again.code}")
     broken += arena.differing(name, undisturbed)
     return Kill(
         at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -29,6 +29,8 @@ STATE = ("work", "registry", "answers", "log")
 MARK = "REGLAGE_RELIABILITY"
 PATIENCE = 300.0
 """Seconds a command may take; more is a fault."""
+LASTING = 2.0
+"""Seconds that a command which does not end by itself goes on after it was used."""
 LOOKS = 0.004
 """Seconds between two looks at a folder."""
 
@@ -144,10 +146,25 @@ class Arena:
             if job.window(here):
                 last = time.monotonic()
                 first = first or last
+                if job.lasting:
+                    job.lasting(here)
+                    time.sleep(LASTING)
+                    last = time.monotonic()
+                    process.kill("asked")
+                    process.wait()
             time.sleep(LOOKS)
         if process.code or first is None or last is None:
             raise RuntimeError(f"{name}, undisturbed, ended with {process.code}: {self.said(name, 'undisturbed')}")
         return Undisturbed(self.facts(name), last - first)
+
+    def again(self, name: str) -> Process:
+        """Run a job's command to its end; one that lasts is asked to end once it has done its work."""
+        process, lasting = self.start(name, "again"), self.jobs[name].lasting
+        if lasting and self.in_window(name, process):
+            lasting(self.folder / name)
+            process.kill("asked")
+        process.wait()
+        return process
 
     def reset(self, name: str) -> None:
         """Put a job's state back to what it was before."""

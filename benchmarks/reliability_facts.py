@@ -105,13 +105,14 @@ def _torn(answers: Path) -> Iterator[str]:
     """Yield the files of an answer log that hold anything but whole records."""
     from pydantic import ValidationError
 
-    from ftlib.answer_log.record import LiveAnswer
+    from ftlib.answer_log.record import LateLabel, LiveAnswer
 
     for file in sorted(answers.glob("**/*.jsonl")):
+        kind = LateLabel if file.parent.name == "labels" else LiveAnswer
         text = file.read_text(encoding="utf-8")
         try:
             for line in text.splitlines():
-                LiveAnswer.model_validate_json(line)
+                kind.model_validate_json(line)
         except ValidationError:
             yield file.name
         if not text.endswith("\n"):

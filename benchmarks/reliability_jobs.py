@@ -6,11 +6,16 @@ so each kill begins where the job's own work begins. To add a job is to add an e
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
+from ftlib.testing import LABELS, tiny_recipe, tiny_rows, write_jsonl
 
 NAME = "tiny-router"
 RECIPE = "tiny.yaml"
@@ -18,6 +23,9 @@ Run = Callable[..., None]
 """Runs `reglage` with these words in the job's folder. Raises RuntimeError where it fails."""
 
 
+SERVED = 18431
+"""The port of `serve`."""
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 STAGES = "stages"
 """In place of a command: the steps of `reglage run`, each stage called as the flow's task calls it, without Prefect."""
 
@@ -30,6 +38,21 @@ def always(_: Path) -> bool:
 def in_stage(name: str) -> Callable[[Path], bool]:
     """Return what says whether a stage fills its folder."""
     return lambda folder: any((folder / "work" / "stages" / name).glob("*.work"))
+
+
+def answering(_: Path) -> bool:
+    """Say whether somebody listens where `serve` is to."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", SERVED)) == 0
+
+
+def asked(_: Path) -> None:
+    """Ask what is served, so that its log has answers. Raises OSError where it does not answer."""
+    for row in tiny_rows(8, seed=3):
+        body = json.dumps({"inputs": [row["text"]]}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{SERVED}/predict", body)
+        with _OPENER.open(request, timeout=60) as answer:
+            json.loads(answer.read())["predictions"][0]
 
 
 def publishing(folder: Path) -> bool:
@@ -49,6 +72,8 @@ class Job:
     """When it may be killed."""
     share: int = 1
     """How often it is drawn, beside the others."""
+    lasting: Callable[[Path], None] | None = None
+    """What is done with a command that does not end by itself, once it may be killed; SIGTERM is its usual end."""
     own_process: bool = False
     """Started as users start it, its imports and Prefect server of its own included; else forked from a process that
     has imported all, beside one server for all kills: a fifth of the CPU."""
@@ -77,8 +102,6 @@ def _published(folder: Path, run: Run) -> None:
 
 
 def _publish(folder: Path, run: Run) -> None:
-    import shutil
-
     _published(folder, run)
     shutil.rmtree(folder / "registry")
 
@@ -105,6 +128,19 @@ def _retrain(folder: Path, run: Run) -> None:
     write_jsonl(folder / "arriving" / "1.jsonl", tiny_rows(60, seed=11))
 
 
+def _monitor(folder: Path, run: Run) -> None:
+    """The second version is champion, and all that it has answered was wrong: one look goes back, once."""
+    _rollback(folder, run)
+    rule = "{log: {place: answers}, quality: {kind: labels, min_labels: 50}, rollback: on_quality}"
+    with (folder / RECIPE).open("a", encoding="utf-8") as file:
+        file.write(f"monitor: {rule}\n")
+    now = datetime.now(UTC).isoformat()
+    answers = [{"request": str(i), "at": now, "name": NAME, "version": 2, "label": LABELS[0]} for i in range(300)]
+    write_jsonl(folder / "answers" / "answers" / "1.jsonl", answers)
+    late = [{"request": str(i), "at": now, "label": LABELS[1]} for i in range(300)]
+    write_jsonl(folder / "answers" / "labels" / "1.jsonl", late)
+
+
 JOBS: dict[str, Job] = {
     "ingest": Job(("plan", RECIPE, "--prepare"), _ingest, in_stage("ingest"), share=5),
     "train": Job((STAGES, RECIPE), _train, in_stage("train"), share=5),
@@ -112,6 +148,14 @@ JOBS: dict[str, Job] = {
     "promote": Job(("registry", "promote", f"{NAME}@2"), _promote, share=3),
     "rollback": Job(("registry", "rollback", NAME, "--to", "1"), _rollback, share=3),
     "retrain": Job(("retrain", RECIPE), _retrain, share=2),
+    "monitor": Job(("monitor", RECIPE), _monitor, share=2),
+    "serve": Job(
+        ("serve", f"{NAME}@champion", "--open", "--port", str(SERVED), "--log", "answers", "--log-seconds", "0.5"),
+        _rollback,
+        answering,
+        lasting=asked,
+        own_process=True,
+    ),
     "run": Job(("run", RECIPE), lambda folder, _: recipe(folder, epochs=1)),
     "run_alone": Job(("run", RECIPE), lambda folder, _: recipe(folder, epochs=1), own_process=True),
 }
