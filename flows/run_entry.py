@@ -61,7 +61,7 @@ class RunEntry:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
         state = "over budget" if isinstance(error, OverBudget) else "stopped" if stopped else "failed"
         try:
-            self._keep(state=state, reason=first_line(error))
+            self._keep(state=state, reason=first_line(error) if isinstance(error, Exception) else "on request")
         except (ReglageError, OSError) as second:
             with suppress(Exception):
                 note("runs", f"the index of runs lacks this run: {first_line(second)}")

@@ -71,7 +71,7 @@ class Budget:
     def _words(self, stage: str, what: str, spent: float | None = None) -> str:
         sum_ = money(self.spent if spent is None else spent)
         return (
-            f"over budget: {sum_} of {self.limit:g} {self.prices.currency} are spent, and {stage} {what}; raise "
+            f"budget: {sum_} of {self.limit:g} {self.prices.currency} are spent, and {stage} {what}; raise "
             "compute.budget and run again: it goes on from what is made"
         )
 
