@@ -225,15 +225,20 @@ def empty_model(loader: Any, config: Any, folder: Path) -> nn.Module:
         raise ModelError(f"{folder}/config.json makes no model: {first_line(error)}; correct it") from error
 
 
+_WITHOUT_LABELS = frozenset({"bbox_predictor"})
+"""Modules of a head that say the same whatever the labels are: where a detector's boxes lie."""
+
+
 def with_fresh_head(model: nn.Module) -> set[str]:
     """Give a model a head from torch's current seed, and return its parameters' names: the old one knew other things.
 
     A tensor of the wrong shape is fresh anyway; three labels and three other labels have the same shape.
     """
     fresh = cast(Any, type(model))(cast(Any, model).config).eval()
-    for name in head_modules(model):
+    modules = {*head_modules(model)} - _WITHOUT_LABELS
+    for name in modules:
         setattr(model, name, getattr(fresh, name))
-    return {name for name, _ in model.named_parameters() if name.split(".")[0] in head_modules(model)}
+    return {name for name, _ in model.named_parameters() if name.split(".")[0] in modules}
 
 
 _DROPOUTS = (

@@ -101,7 +101,7 @@ def _with_head(job: BaseJob) -> tuple[nn.Module, tuple[str, ...], set[str]]:
     """Return the found model with the head that the rows want, its labels, and which parameters are random."""
     import torch
 
-    from ftlib.kinds.loading import load_with_gaps, with_fresh_head
+    from ftlib.kinds.loading import head_modules, load_with_gaps, with_fresh_head
 
     source, kind = job.model.folder, KINDS[job.kind]
     head = kind.head()
@@ -111,7 +111,8 @@ def _with_head(job: BaseJob) -> tuple[nn.Module, tuple[str, ...], set[str]]:
     model, missing = load_with_gaps(source, job.kind, **head.config(labels))
     if not kind.vocabulary and not keeps:
         missing |= with_fresh_head(model)
-    _check_gaps(job, missing)
+    heads = head_modules(model)  # a detector's have layers of their own
+    _check_gaps(job, {name for name in missing if kind.language or name.split(".")[0] not in heads})
     if kind.vocabulary and missing:
         note("base", f"{job.model.name} has no head for {kind.title.lower()}: it begins fresh, {_tied(model)}")
     _check_padding(model, job)

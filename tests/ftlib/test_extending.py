@@ -241,7 +241,11 @@ def test_images_cost_two_lines_a_union_and_a_row_of_the_table() -> None:
         "ftlib/kinds/predictions",
         "ftlib/training/augmentation",
     }
-    assert [kind.name for kind in KINDS.values() if kind.modality == "images"] == [row.name, "captioned_images"]
+    assert [kind.name for kind in KINDS.values() if kind.modality == "images"] == [
+        row.name,
+        "captioned_images",
+        "boxed_images",
+    ]
 
 
 def get_augmentations() -> list[type[Any]]:

@@ -1,7 +1,7 @@
 """How a published model answers a user's text, one file for each kind that a user asks here."""
 
 from ftlib.kinds.predictions.base import Asked, Prediction, Predictor, Unasked
-from ftlib.kinds.predictions.boxes import BoxPrediction, BoxPredictor
+from ftlib.kinds.predictions.boxed_images import BoxPrediction, BoxPredictor
 from ftlib.kinds.predictions.chats import ChatPredictor
 from ftlib.kinds.predictions.drawn_images import CaptionPredictor, DrawnImage
 from ftlib.kinds.predictions.image_labels import ImageLabelPrediction, ImageLabelPredictor

@@ -32,7 +32,8 @@ def encoded(boxes: Any, width: int = 40, height: int = 20, **fields: Any) -> Enc
     if isinstance(example, Dropped):
         return example
     processor: Any = YolosImageProcessorPil(size={"height": 16, "width": 16}, do_pad=False)
-    return format.encode([example], Processor(lambda: None, lambda: processor, lambda: 0))[0]  # pyright: ignore
+    nothing: Any = None
+    return format.encode([example], Processor(lambda: nothing, lambda: processor, lambda: 0))[0]
 
 
 def box(*numbers: Any, label: Any = "cat", **more: Any) -> dict[str, Any]:

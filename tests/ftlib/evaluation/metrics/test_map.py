@@ -58,11 +58,11 @@ def test_it_is_what_the_protocol_says_by_hand() -> None:
     outcomes = table(
         [[right, half], []],
         [
-            [FoundBox("a", 0, 0, 0.4, 0.4, 0.9), FoundBox("a", 0.5, 0.5, 0.4, 0.28, 0.3)],
+            [FoundBox("a", 0, 0, 0.4, 0.4, 0.9), FoundBox("a", 0.5, 0.5, 0.4, 0.29, 0.3)],
             [FoundBox("a", *right[1:5], 0.6)],
         ],
     )
-    # Found: right, wrong, right with an overlap of 0.7. Precision is 1 up to a recall of one half (51 of 101 places),
+    # Found: right, wrong, right with an overlap of 0.725. Precision is 1 up to a recall of one half (51 of 101 places),
     # then 2/3; at overlaps above 0.7 nothing is found behind one half.
     full = (51 + 50 * 2 / 3) / 101
     assert MAP50().compute(outcomes) == pytest.approx(full)
