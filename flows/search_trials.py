@@ -105,7 +105,7 @@ class Trials:
         said = " ".join(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())
         note("search", f"{name} of {self.count} begins: {said}")
         task = _trial.with_options(task_run_name=f"{name} · {said}"[:100])
-        self._going[number] = task.submit(quote(self._slots), name, quote(order))
+        self._going[number] = task.submit(*_inputs(self._slots, name, order))
 
     def _points_of(self, number: int) -> dict[str, Point]:
         over = self.study.trials.get(number)
@@ -125,6 +125,11 @@ class Trials:
     def _over(self, number: int, outcome: Outcome) -> None:
         trial = self.study.add(number, self._points[number], outcome)
         note("search", f"trial {number} {told(trial)}")
+
+
+def _inputs(slots: "SimpleQueue[TrialProcess]", name: str, order: Order) -> tuple[Any, Any, Any]:
+    """Quote the inputs, which Prefect would walk."""
+    return quote(slots), name, quote(order)
 
 
 def told(trial: Trial) -> str:

@@ -152,6 +152,7 @@ class Searched:
                 return
 
     def _halving_misfits(self) -> Iterator[str]:
+        """Say why trials could not be compared while they train."""
         last = self.recipe.phases[-1]
         where = f"phases[{last.name}]"
         if not last.tuning.takes_steps:

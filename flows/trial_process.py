@@ -133,6 +133,7 @@ class Trying:
         )
 
     def _outcome(self) -> Outcome:
+        """Return what came of the trial, or why nothing did."""
         try:
             with listen(self):
                 return self._measured()
@@ -154,6 +155,7 @@ class Trying:
             return Outcome(state="failed", reason=f"{type(error).__name__}: {first_line(error)}")
 
     def _measured(self) -> Outcome:
+        """Run the steps, and return what the choice is worth."""
         r = recipe_from("the trial", self.order.recipe)
         work = Workspace(self.order.work)
         given = inputs(r, work, self.order.files)

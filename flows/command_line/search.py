@@ -88,7 +88,10 @@ def search(
 
 
 def _printing(record: "SearchRecord", asked: "Searched", work: str, seconds: float) -> Callable[[], None]:
+    """Return what prints how a search ended."""
+
     def print_search() -> None:
+        """Print the trials, the test rows, the page and the command."""
         from rich.table import Table
 
         from flows.command_line.results_table import Line, print_results

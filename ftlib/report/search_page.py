@@ -100,6 +100,7 @@ def _soup_words(record: SearchRecord) -> str:
 
 
 def _fields(record: SearchRecord, figure: Figure | None) -> Section:
+    """Return the plots of all fields, and how much each mattered."""
     done = record.count("done")
     lead = "Every trial by each of its values. "
     tables: list[Table] = []
@@ -121,6 +122,7 @@ def _fields(record: SearchRecord, figure: Figure | None) -> Section:
 
 
 def _trials(record: SearchRecord, figure: Figure) -> Section:
+    """Return all trials, and why some were not measured."""
     paths = list(record.search.space)
     cells = estimates_on_one_scale([trial.outcome.value for trial in record.trials])
     rows = [

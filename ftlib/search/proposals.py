@@ -88,6 +88,7 @@ def _rounded(search: Search, path: str, point: Point) -> Point:
 def _study(
     search: Search, number: int, told: Sequence[Trial], running: Sequence[Mapping[str, Point]], *, maximize: bool
 ) -> Study:
+    """Return a study that was told the trials, with the sampler of this one."""
     import numpy as np
     import optuna
 

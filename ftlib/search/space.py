@@ -80,8 +80,9 @@ class _Range(DomainBase, ABC):
 
     @override
     def point(self, value: object) -> Point | None:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and self.low <= value <= self.high else None
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if self.low <= value <= self.high else None
 
     @override
     def corners(self) -> tuple[JsonValue, ...]:
@@ -182,8 +183,9 @@ class Integer(DomainBase):
 
     @override
     def point(self, value: object) -> Point | None:
-        is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value == round(value)
-        return round(value) if is_whole and value in range(self.low, self.high + 1, self.step) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != round(value):
+            return None
+        return round(value) if round(value) in range(self.low, self.high + 1, self.step) else None
 
     @override
     def corners(self) -> tuple[JsonValue, ...]:

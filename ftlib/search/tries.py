@@ -35,6 +35,7 @@ def read_tries(tries: Iterable[str]) -> dict[str, Domain]:
 
 
 def _fields(words: str, said: str) -> dict[str, Any]:
+    """Return a domain's fields as a short form says them. Raises RecipeError for what is none."""
     if match := _RANGE.fullmatch(said):
         low, high, log, step = match.groups()
         whole = all(re.fullmatch(r"[-+]?\d+", one) for one in (low, high, step) if one)

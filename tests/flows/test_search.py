@@ -15,7 +15,7 @@ from ftlib.registry import ModelRegistry
 from ftlib.storage import LocalStore
 from ftlib.testing import tiny_recipe as write_tiny_recipe
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 RATE = "phases.tune.optimizer.learning_rate"
 CHANGES = {
@@ -48,7 +48,7 @@ def start(command: str, path: Path, work: Path, *words: str) -> "subprocess.Pope
 
 def finish(command: str, path: Path, work: Path, *words: str) -> dict[str, Any]:
     process = start(command, path, work, *words)
-    out, errors = process.communicate(timeout=280)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return json.loads(out)
 
@@ -107,7 +107,7 @@ def test_one_that_is_killed_comes_to_what_an_undisturbed_one_does(
             if f"trial {number} of 4 begins" in line:
                 process.send_signal(how)
                 break
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
         assert process.returncode != 0
     ended = came_to(finish("search", path, tmp_path, "--no-publish"))
     # Where a checkpoint lies is another work place; its fingerprint is the same.
@@ -126,6 +126,6 @@ def test_what_breaks_is_counted_and_two_at_once_come_to_the_same(path: Path, tmp
     assert "learning rate" in alone["trials"][1]["outcome"]["reason"]
     assert [one[:4] for one in came_to(alone)] == [one[:4] for one in came_to(beside)]
     process = start("search", path, tmp_path / "alone", "--try", f"{RATE}=[1e30, 1e31]", "--sampler", "grid")
-    out, _ = process.communicate(timeout=200)
+    out, _ = process.communicate(timeout=600)
     assert process.returncode == 5
     assert "none of 2 trials was measured" in json.loads(out)["error"]["message"]

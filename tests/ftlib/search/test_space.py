@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
@@ -61,7 +60,7 @@ def test_every_value_lies_in_its_range_has_few_digits_and_is_a_point_again(
     assert domain.low <= value <= domain.high
     assert value in (domain.low, domain.high) or float(f"{value:.4g}") == value
     assert domain.point(value) == value
-    assert yaml.safe_load("x: 1.0") and float(override_of("p", value).partition("=")[2]) == value
+    assert float(override_of("p", value).partition("=")[2]) == value
 
 
 @given(st.integers(-50, 50), st.integers(1, 100), st.integers(1, 9))
