@@ -78,6 +78,7 @@ class Following:
         return {**self.side.said, "which": self._which, "trouble": self.trouble, "refused": self.refused}
 
     def _first(self) -> Side:
+        """Return the side that answers first: what is meant, or the newest earlier version that loads."""
         if self._log is None:
             version = self._registry.version(self._name, int(self._which))
             return Side(version, None, self._load(version), utc_now())
@@ -130,6 +131,7 @@ class Following:
         self.trouble = trouble
 
     def _go_on(self, entry: AliasEntry) -> None:
+        """Let an entry's version answer once it is loaded; one that did not load is tried again when it is due."""
         refused = self.refused is not None and self.refused["entry"] == entry.sequence
         if refused and time.monotonic() < self._due:
             return

@@ -136,6 +136,7 @@ class Served:
             return refusal(500, ReglageError("the server failed at this request; its log says why"))
 
     async def _routed(self, method: str, path: str, authorization: str, body: bytes, ask: Ask) -> Reply:
+        """Answer by path and method, all but /health only to who shows the token."""
         routes = {"/predict": "POST", "/feedback": "POST", "/version": "GET", "/health": "GET"}
         if path not in routes:
             return refusal(404, RecipeError(f"{path[:60]!r} is not here; there are {', '.join(routes)}"))
@@ -162,6 +163,7 @@ class Served:
         return hmac.compare_digest(digest, self._token) and scheme.lower() == "bearer"
 
     async def _predict(self, body: bytes, ask: Ask) -> Reply:
+        """Ask each input's side. Raises DataError, which names the input, where one is refused."""
         arrived = time.monotonic()
         champion = self._champion.side
         inputs = inputs_of(body_of(body), champion.loaded.asks, self._plan.most_inputs)
