@@ -136,7 +136,7 @@ def _standing(flow: str, environment: Environment) -> Deployment:
         there = offered(environment)
         if there and accepted["recipe"].get("default") not in there:
             parameters["recipe"] = there[0]  # what an untouched form asks for is there
-    if trains and (overrides := _registry_overrides(environment)):
+    if (trains or flow == "monitor") and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
     if flow == "watch":
         started = [one for one in environment.recipes if one.event]

@@ -93,6 +93,7 @@ def fires(trigger: EventTrigger, one: ReceivedEvent) -> bool:
         ("held", ("Held",), "a person rolled back"),
         ("superseded", ("Superseded",), "answer that one"),
         ("promoted", ("Promoted",), "A new version is in place"),
+        ("rolled_back", ("Rolled back",), "the version before is in place again"),
     ],
 )
 def test_each_end_of_a_run_is_told_once_with_a_sentence_and_a_link(
@@ -116,7 +117,17 @@ def test_each_end_of_a_run_is_told_once_with_a_sentence_and_a_link(
 
 ENDS = {
     "bad": ("Failed", "TimedOut", "Crashed", "Cancelled"),
-    "good": ("Refused", "Not promoted", "Held", "Superseded", "Promoted", "Skipped", "Completed", "Not approved"),
+    "good": (
+        "Refused",
+        "Not promoted",
+        "Held",
+        "Rolled back",
+        "Superseded",
+        "Promoted",
+        "Skipped",
+        "Completed",
+        "Not approved",
+    ),
     "between": ("Suspended", "Running", "Pending", "Scheduled", "AwaitingRetry", "Resuming", "Cancelling"),
 }
 
