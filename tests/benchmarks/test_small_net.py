@@ -40,6 +40,7 @@ def test_divergence_is_scipy_s() -> None:
     assert razor._kl(p, p) == 0
 
 
+@pytest.mark.slow
 def test_stages_train_the_net_and_a_line_lies_between_its_ends(tmp_path: Path) -> None:
     images, labels = digits()
     bench = Bench(tmp_path, 0)
