@@ -69,6 +69,7 @@ def curves(evidence: Evidence, work: Workspace) -> dict[str, Extrapolation]:
 
 
 def _curve(evidence: Evidence, measured: CurveEvidence, path: str, work: Workspace) -> Extrapolation:
+    """Read the tables of every size and seed, and lay the law through a metric of theirs."""
     recipe, load = evidence.recipe, tables_in(work)
     name, metric = recipe.metric(path)
     evaluation, end = recipe.evaluations[name], recipe.phases[-1].name
