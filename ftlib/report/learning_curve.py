@@ -127,7 +127,7 @@ def learning_section(evidence: Evidence, work: Workspace, folder: Path) -> Secti
     return Section(
         "learning-curve",
         "More rows",
-        f"{lead} {', then '.join(again).capitalize()} trained again on shares of the rows. {noise}",
+        f"{lead} Trained again on shares of the rows: {', then '.join(again)}. {noise}",
         figures=[_figure(found, folder)],
         tables=[_table(found)],
     )
