@@ -339,7 +339,7 @@ def learnt_of_shares(
     if not ends:
         return None
     made = whole(ends)
-    members = made and [Candidate.of(one.checkpoint) for one in made]
+    members = None if made is None else [Candidate.of(one.checkpoint) for one in made]
     reports = yield from measured(r, members, data and data.prepared, REPORT, len(ends), beside, of="of shares")
     return CurveEvidence(ends=tuple(made), reports=tuple(reports)) if made and reports else None
 

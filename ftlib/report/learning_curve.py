@@ -10,6 +10,7 @@ from ftlib.config import Config
 from ftlib.evaluation.bootstrap import Resampling, resamples
 from ftlib.evaluation.learning_curve import CurveEvidence, Extrapolation, extrapolate
 from ftlib.evaluation.measured import Estimate, Measured, tables_in
+from ftlib.evaluation.metrics.base import MetricBase
 from ftlib.evaluation.results import interval_text
 from ftlib.recipe.evidence import Evidence
 from ftlib.report.content import Cell, Figure, Row, Section, Table, signed
@@ -69,8 +70,10 @@ def curves(evidence: Evidence, work: Workspace) -> dict[str, Extrapolation]:
 
 
 def _curve(evidence: Evidence, measured: CurveEvidence, path: str, work: Workspace) -> Extrapolation:
+    """Read the tables of every size and seed, and lay the law through a metric of theirs."""
     recipe, load = evidence.recipe, tables_in(work)
-    name, metric = recipe.metric(path)
+    name, found = recipe.metric(path)
+    metric: MetricBase = found
     evaluation, end = recipe.evaluations[name], recipe.phases[-1].name
     resampling = Resampling(evaluation.resamples, evaluation.confidence, recipe.seed)
     cells: dict[str, Measured] = {
@@ -124,7 +127,7 @@ def learning_section(evidence: Evidence, work: Workspace, folder: Path) -> Secti
     return Section(
         "learning-curve",
         "More rows",
-        f"{lead} {', then '.join(again).capitalize()} trained again on shares of the rows. {noise}",
+        f"{lead} Trained again on shares of the rows: {', then '.join(again)}. {noise}",
         figures=[_figure(found, folder)],
         tables=[_table(found)],
     )

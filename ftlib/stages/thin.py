@@ -40,6 +40,7 @@ def thin(job: ThinJob, work: Workspace) -> PreparedDataset:
     """Return the dataset with a share of its training rows (`ftlib.data.nested_share`), in their order."""
 
     def build(folder: Path) -> PreparedDataset:
+        """Write the share beside the other splits, and tell in the ledger what is left out."""
         import pyarrow as pa
 
         source, target = (split_file(where, "train") for where in (job.data.path, folder))
