@@ -24,6 +24,7 @@ from deployments.changes import _notice_steps
 from deployments.deployment import BY_HAND, recipe_deployment
 from deployments.environment import DeployedRecipe, Environment, Notification, Occasion
 from deployments.notifications import ADDRESS, _block, is_notice, main, notices
+from flows.events import DRIFT
 from ftlib.errors import RecipeError, StorageError
 
 BLOCK = UUID(int=7)
