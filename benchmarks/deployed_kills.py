@@ -26,7 +26,7 @@ import httpx
 from benchmarks.deployed import ENDED, Installation, said, waited
 from benchmarks.machine import describe_machine
 from benchmarks.rounds import print_result, print_table
-from deployments.machine.processes import Process, command, kill, process, running_flows
+from deployments.machine.processes import Process, kill, process, running_flows
 from deployments.machine.state import StateFolder
 from infra import postgres
 
@@ -62,7 +62,7 @@ class Standing:
         if what == "flow":
             victims = flows
         elif what == "ray head":
-            victims = [one for one in flows if any(word in command(one.pid) for word in ("gcs_server", "raylet"))]
+            victims = [one for one in flows if _line(one.pid)[0].endswith(("/gcs_server", "/raylet"))]
         else:
             service = self.state.read().services[what].process
             victims = [service] if service else []
@@ -216,8 +216,8 @@ def main() -> None:
 def _postmaster(port: int) -> Process:
     """Return PostgreSQL's first process of a port."""
     for entry in Path("/proc").iterdir():
-        line = _line(int(entry.name)) if entry.name.isdecimal() else []
-        if line and line[0].endswith("/postgres") and str(port) in line and (found := process(int(entry.name))):
+        line = _line(int(entry.name)) if entry.name.isdecimal() else [""]
+        if line[0].endswith("/postgres") and str(port) in line and (found := process(int(entry.name))):
             return found
     raise RuntimeError(f"no PostgreSQL on port {port}")
 
@@ -226,7 +226,7 @@ def _line(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except OSError:
-        return []
+        return [""]
 
 
 if __name__ == "__main__":
