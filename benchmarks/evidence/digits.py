@@ -33,8 +33,8 @@ def digits() -> tuple[Float[np.ndarray, "rows 8 8"], Int[np.ndarray, " rows"]]:
     """Return all digits, from 0 to 1, and what they are."""
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
-    return images.reshape(-1, SIDE, SIDE) / 16, labels
+    found: Any = load_digits()
+    return np.asarray(found.images) / 16, np.asarray(found.target)
 
 
 def letters(of_each: int, seed: int) -> tuple[Float[np.ndarray, "rows 8 8"], Int[np.ndarray, " rows"]]:

@@ -83,9 +83,9 @@ def measure(seed: int, work: Path, settings: Mapping[str, Any]) -> Measured:
         Point(
             series=one.series,
             what=one.what,
-            x=_kl(start.digits, one.digits),
+            x=divergence(start.digits, one.digits),
             beside={
-                "KL(tuned || start)": _kl(one.digits, start.digits),
+                "KL(tuned || start)": divergence(one.digits, start.digits),
                 "total variation": float(np.abs(one.digits - start.digits).sum(1).mean() / 2),
                 "parity": _parity(one, task, choosing=False),
             },
@@ -180,7 +180,7 @@ def _seen(series: str, what: str, net: Any, task: Task) -> Seen:
     return Seen(series, what, answers(net, task.images[task.kept]), answers(net, task.letters[_LETTERS:]))
 
 
-def _kl(of: Float[np.ndarray, "rows 10"], to: Float[np.ndarray, "rows 10"]) -> float:
+def divergence(of: Float[np.ndarray, "rows 10"], to: Float[np.ndarray, "rows 10"]) -> float:
     """Return the mean over rows of KL(of || to), in nats."""
     floor = np.finfo(np.float64).tiny
     return float((of * (np.log(of + floor) - np.log(to + floor))).sum(1).mean())

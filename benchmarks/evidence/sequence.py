@@ -89,7 +89,7 @@ def _by_hand(
             for one in some:  # a row at a time: the mean of squares is not the square of the mean
                 spoken = net(one[None]).logits.log_softmax(-1)[0]
                 drawn = int(torch.multinomial(spoken.detach().exp(), 1, generator=draw))
-                gradients = torch.autograd.grad(spoken[drawn], list(net.parameters()), allow_unused=True)
+                gradients: Any = torch.autograd.grad(spoken[drawn], list(net.parameters()), allow_unused=True)
                 for total, gradient in zip(importance, gradients, strict=True):
                     total += 0 if gradient is None else gradient.square() / len(some)
         optimizer = torch.optim.AdamW(net.parameters(), lr=told_optimizer["learning_rate"], weight_decay=0.0)

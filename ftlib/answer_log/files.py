@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class LogFile:
     path: Path | None
 
     @contextmanager
-    def local(self) -> Iterator[Path]:
+    def local(self) -> Generator[Path]:
         """Give it as a file of this machine."""
         if self.fetch is None:
             assert self.path is not None

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -125,7 +125,7 @@ class LogWindow:
 
 
 @contextmanager
-def read_log(log: AnswerLog, asked: Asked) -> Iterator[LogWindow]:
+def read_log(log: AnswerLog, asked: Asked) -> Generator[LogWindow]:
     """Give what a version answered in a window, with what was said of it since.
 
     Damaged lines and files are counted. Raises StorageError for a place that cannot be listed.
@@ -247,7 +247,7 @@ def _parsed(
                 damages.add("a time (at) that is not ISO 8601", where)
                 continue
             try:
-                yield kind.model_validate(_fields(given | found, values, measures)), at, where
+                yield kind.model_validate(_fields({**given, **found}, values, measures)), at, where
             except ValidationError as error:
                 problem = error.errors(include_input=False, include_url=False)[0]
                 damages.add(f"{'.'.join(map(str, problem['loc'][:1]))}: {problem['msg']}", where)

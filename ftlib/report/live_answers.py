@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftlib.evaluation.measured import Estimate
-from ftlib.report.content import Cell, Figure, Page, Row, Section, Table, Tile, estimates_on_one_scale, texts
+from ftlib.report.content import Cell, Figure, Page, Row, Section, Table, Tile, Tone, estimates_on_one_scale, texts
 from ftlib.report.figures import CHOSEN, SHIFTED, TARGET, canvas, legend_below, plain, saved
 from ftlib.retraining.drift import Drift, DriftLimits
 from ftlib.retraining.live_quality import WindowQuality
@@ -118,7 +118,7 @@ def _quality(verdict: LiveVerdict, level: float, folder: Path) -> Iterator[Secti
         )
         for i, (window, cell) in enumerate(zip(windows, scale, strict=True))
     ]
-    table = Table(["window (UTC)", "answers", "judged", asked.what, *others, ""], rows, numeric=frozenset({1, 2}))
+    table = Table(["window (UTC)", "answers", "known", asked.what, *others, ""], rows, numeric=frozenset({1, 2}))
     yield Section(
         "quality",
         "How good the answers were",
@@ -131,7 +131,7 @@ def _quality(verdict: LiveVerdict, level: float, folder: Path) -> Iterator[Secti
     )
 
 
-def _judged(window: WindowQuality, least: float | None) -> tuple[str, None, str, str]:
+def _judged(window: WindowQuality, least: float | None) -> tuple[str, None, str, Tone]:
     """Return the words, and their tone, of a window's last cell."""
     if window.too_few:
         return "too few", None, "", "muted"
