@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.command_line.main import main
-from flows.command_line.plan import make_plan
+from flows.plan import make_plan
 from flows.steps import Outcome, inputs, steps
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
