@@ -14,6 +14,7 @@ from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
 from flows.run_record import remember
 from flows.steps import Data, find_best, inputs, prepare, publish
 from ftlib.config import Config
+from ftlib.costs.prices import Cost
 from ftlib.data.forgotten import read_requests
 from ftlib.data.identity import identities
 from ftlib.errors import ConflictError, DataError
@@ -67,6 +68,8 @@ class Challenge(Config):
     report: Report | None = None
     version: ModelVersion | None = None
     steps: tuple[StageRun, ...] = ()
+    cost: Cost | None = None
+    """What this run used, by the prices of the day; None where there were none."""
 
     @property
     def title(self) -> str:

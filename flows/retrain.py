@@ -56,7 +56,7 @@ def retrain(
                 entered(r, run) as entry,
             ):
                 judged = challenge(r, run, str(flow_run.id))
-                entry.judged(judged)
+                judged = judged.model_copy(update={"cost": entry.judged(judged).cost})
                 live.ended(judged.line())
         except OverBudget as error:
             add_to_name("over budget")

@@ -1,22 +1,24 @@
 """A run's entry in the index of runs: written when the run ends, however it ends."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.runtime import flow_run
 
 from flows.challenge import Challenge
 from flows.run_record import RunRecord
+from flows.runs_shown import show_cost, show_runs
 from ftlib.artifacts import Artifact
 from ftlib.costs.prices import Prices, Usage, read_prices
 from ftlib.costs.used import used
 from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line
 from ftlib.progress import NOTE, Progress, listen, note
+from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
@@ -24,6 +26,9 @@ from ftlib.tracking.budget import Budget, check_budget, spent_before
 from ftlib.tracking.run_facts import RunFacts, asked, found, recipe_key, times
 from ftlib.tracking.run_index import keep, runs_of
 from tasks.runner import STAGE, Runner
+
+if TYPE_CHECKING:
+    from flows.plan import PhasePlan
 
 
 @dataclass
@@ -33,6 +38,10 @@ class RunEntry:
     recipe: Recipe
     run: Runner
     prices: Prices | None
+    earlier: RunFacts | None = None
+    """What an earlier attempt of the same flow run left: it waited for approval, or was tried again."""
+    before: float = 0.0
+    """What earlier flow runs of the same recipe cost that led to no end."""
     began: float = field(default_factory=monotonic)
     facts: RunFacts | None = None
     """What was written."""
@@ -44,13 +53,13 @@ class RunEntry:
             state="refused" if refused else "published",
             reason="; ".join(record.result.reasons) if isinstance(record.result, Refusal) else "",
             version="" if isinstance(record.result, Refusal) else f"{record.result.name}@{record.result.version}",
-            **found(record.evidence),
+            **self._found(record.evidence),
         )
 
     def judged(self, judged: Challenge) -> RunFacts:
         """Write what a retraining came to; a later word on the same one is written over this."""
         version = f"{judged.version.name}@{judged.version.version}" if judged.version else ""
-        of_evidence = found(judged.evidence) if judged.evidence else {}
+        of_evidence = self._found(judged.evidence) if judged.evidence else {}
         return self._keep(state=judged.title.lower(), reason="; ".join(judged.reasons), version=version, **of_evidence)
 
     def failed(self, error: BaseException) -> None:
@@ -66,22 +75,37 @@ class RunEntry:
             with suppress(Exception):
                 note("runs", f"the index of runs lacks this run: {first_line(second)}")
 
+    def _found(self, evidence: Evidence) -> dict[str, Any]:
+        """Return what evidence says, with the memory that was predicted for the largest of its trainings."""
+        predicted = [phase.memory_bytes - phase.memory.get("process", 0) for phase in _phases(self.recipe, self.run)]
+        return {**found(evidence), "predicted_memory_bytes": max(predicted, default=None)}
+
     def _keep(self, **fields: Any) -> RunFacts:
-        stages, usage = times(self.run.steps), self.used()
-        self.facts = keep(
-            self.run.work,
-            RunFacts(
-                **asked(self.recipe),
-                flow_run=str(flow_run.id or ""),
-                when=datetime.now(UTC),
-                stages=stages,
-                wall_seconds=round(monotonic() - self.began, 3),
-                usage=usage,
-                cost=self.prices.of(usage) if self.prices else None,
-                **fields,
-            ),
+        facts = RunFacts(
+            **asked(self.recipe),
+            flow_run=str(flow_run.id or ""),
+            when=datetime.now(UTC),
+            stages=times(self.run.steps),
+            wall_seconds=round(monotonic() - self.began, 3),
+            usage=self.used(),
+            **fields,
         )
+        facts = facts.on_top_of(self.earlier) if self.earlier else facts
+        cost = self.prices.of(facts.usage) if self.prices else None
+        self.facts = keep(self.run.work, facts.model_copy(update={"cost": cost}))
+        self._show(self.facts)
         return self.facts
+
+    def _show(self, facts: RunFacts) -> None:
+        """Say it on Prefect's pages and to trackers; what keeps that from being said is no error of the run's."""
+        self.run.entered(facts)
+        if facts.state == "stopped":  # who stops a run does not wait for pages
+            return
+        try:
+            show_cost(facts, self.recipe.compute.budget, self.before)
+            show_runs(self.run.work)
+        except Exception as error:
+            note("runs", f"the page of runs lacks this one: {first_line(error)}")
 
     def used(self) -> Usage:
         """Return what the run's stages have used."""
@@ -111,9 +135,16 @@ def entered(recipe: Recipe, run: Runner) -> Generator[RunEntry]:
 
     Raises RecipeError for a settings file of prices that cannot be read.
     """
-    entry = RunEntry(recipe, run, read_prices())
-    check_budget(recipe.compute.budget, entry.prices)
-    budget = _budget(recipe, run, entry.prices)
+    prices = read_prices()
+    check_budget(recipe.compute.budget, prices)
+    runs = [facts for facts in runs_of(run.work, recipe.name) if isinstance(facts, RunFacts)]
+    this = str(flow_run.id or "")
+    earlier = next((facts for facts in runs if this and facts.flow_run == this), None)
+    others = [facts for facts in runs if facts is not earlier]
+    entry = RunEntry(recipe, run, prices, earlier)
+    if prices is not None:
+        entry.before = spent_before(others, recipe_key(recipe), prices)
+    budget = _budget(entry)
     try:
         with _watched(budget, recipe, run):
             yield entry
@@ -127,16 +158,16 @@ def entered(recipe: Recipe, run: Runner) -> Generator[RunEntry]:
         raise
 
 
-def _budget(recipe: Recipe, run: Runner, prices: Prices | None) -> Budget | None:
-    limit = recipe.compute.budget
-    if limit is None or prices is None:
+def _budget(entry: RunEntry) -> Budget | None:
+    recipe, prices = entry.recipe, entry.prices
+    if recipe.compute.budget is None or prices is None:
         return None
-    earlier = [facts for facts in runs_of(run.work, recipe.name) if isinstance(facts, RunFacts)]
     card, cores = card_name(recipe), os.cpu_count() or 1
+    own = prices.of(entry.earlier.usage).total if entry.earlier else 0.0
     return Budget(
-        limit=limit,
+        limit=recipe.compute.budget,
         prices=prices,
-        spent=spent_before(earlier, recipe_key(recipe), prices),
+        spent=entry.before + own,
         rate=lambda stage: used([(stage, 3600.0)], recipe.compute, cores, card),
     )
 
@@ -153,7 +184,7 @@ def _watched(budget: Budget | None, recipe: Recipe, run: Runner) -> Generator[No
         budget.end()
         if step.job is not None and not run.work.has(step.job):
             if step.job.stage == "train" and not predicted:
-                predicted.update(_predicted(recipe, run))
+                predicted.update({"": 0.0} | {f"train {phase.name}": phase.seconds for phase in _phases(recipe, run)})
             budget.begin(step.label, predicted.get(step.label, 0.0))
         begun(step)
 
@@ -170,12 +201,12 @@ def _watched(budget: Budget | None, recipe: Recipe, run: Runner) -> Generator[No
         yield
 
 
-def _predicted(recipe: Recipe, run: Runner) -> dict[str, float]:
-    """Return the seconds that are predicted for each training by its label; none where nothing can be planned."""
+def _phases(recipe: Recipe, run: Runner) -> "Sequence[PhasePlan]":
+    """Return what is planned of each training; none where nothing can be planned."""
     from flows.plan import make_plan
 
     try:
-        return {f"train {phase.name}": phase.seconds for phase in make_plan(recipe, run.work).phases}
-    except ReglageError as error:
-        note("budget", f"what trainings will cost is not known: {first_line(error)}")
-        return {"": 0.0}
+        return make_plan(recipe, run.work).phases
+    except (ReglageError, OSError) as error:
+        note("runs", f"what trainings will take is not known: {first_line(error)}")
+        return ()

@@ -48,7 +48,7 @@ def tracked(
 
     follower.start()
     try:
-        yield Runner(work, r.compute, heard, begins)
+        yield Runner(work, r.compute, heard, begins, follower.entered)
     except (Interrupted, KeyboardInterrupt, SystemExit):
         follower.end("killed")
         raise

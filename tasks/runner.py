@@ -26,6 +26,7 @@ from ftlib.fingerprint import Job
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.progress import Progress, emit, listen
 from ftlib.stages.step import Step, Steps, walk
+from ftlib.tracking.run_facts import RunFacts
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 from tasks.assess import batch_norm, diverge, evaluate
@@ -77,6 +78,10 @@ def _unheard(step: Step) -> None:
     del step
 
 
+def _untold(facts: RunFacts) -> None:
+    del facts
+
+
 @dataclass
 class Runner:
     """Runs stages in one workspace and lists what it ran."""
@@ -88,6 +93,8 @@ class Runner:
     """Called with each step and what its stage made."""
     begun: Callable[[Step], object] = _unheard
     """Called with each step before it is made."""
+    entered: Callable[[RunFacts], object] = _untold
+    """Called with what the index of runs keeps of the run, when it has ended."""
     steps: list[StageRun] = field(default_factory=list[StageRun])
     whose: str = ""
     """Said before every stage's name, where a run has the same stages for another model."""

@@ -10,7 +10,14 @@ import click
 
 import ftlib
 from flows.command_line.console import ReglageGroup, emit, json_option
-from flows.command_line.options import recipe_argument, set_option, tracking_options, work_option
+from flows.command_line.options import (
+    budget_option,
+    recipe_argument,
+    set_option,
+    tracking_options,
+    with_budget,
+    work_option,
+)
 
 STARTED = monotonic()
 
@@ -80,15 +87,22 @@ def main() -> None:
 @recipe_argument
 @set_option
 @work_option
+@budget_option
 @tracking_options
 @json_option
 def run(
-    recipe: Path, overrides: tuple[str, ...], work: str, tensorboard: str | None, mlflow: str | None, as_json: bool
+    recipe: Path,
+    overrides: tuple[str, ...],
+    work: str,
+    budget: float | None,
+    tensorboard: str | None,
+    mlflow: str | None,
+    as_json: bool,
 ) -> None:
     """Run a recipe from raw rows to a published version. What is done already is not done again."""
     from flows.command_line.run import run_recipe
 
-    record = run_recipe(recipe, overrides, work, STARTED, tensorboard, mlflow)
+    record = run_recipe(recipe, with_budget(overrides, budget), work, STARTED, tensorboard, mlflow)
     from flows.command_line.run_summary import as_record, print_summary
 
     emit(lambda: print_summary(record, work), as_record(record, work), as_json)
@@ -98,15 +112,22 @@ def run(
 @recipe_argument
 @set_option
 @work_option
+@budget_option
 @tracking_options
 @json_option
 def retrain(
-    recipe: Path, overrides: tuple[str, ...], work: str, tensorboard: str | None, mlflow: str | None, as_json: bool
+    recipe: Path,
+    overrides: tuple[str, ...],
+    work: str,
+    budget: float | None,
+    tensorboard: str | None,
+    mlflow: str | None,
+    as_json: bool,
 ) -> None:
     """Retrain if the sources hold something new; promote the result only if it holds against the champion."""
     from flows.command_line.run import run_retraining
 
-    challenge = run_retraining(recipe, overrides, work, tensorboard, mlflow)
+    challenge = run_retraining(recipe, with_budget(overrides, budget), work, tensorboard, mlflow)
     from flows.command_line.retrain_summary import as_record, print_retraining
 
     emit(lambda: print_retraining(challenge, work), as_record(challenge), as_json)

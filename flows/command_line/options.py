@@ -52,6 +52,19 @@ base_option = click.option(
 )
 
 
+budget_option = click.option(
+    "--budget",
+    type=click.FloatRange(min=0.0),
+    metavar="SUM",
+    help="The most that it may cost, in the currency of REGLAGE_PRICES; it stops before. As --set compute.budget=SUM.",
+)
+
+
+def with_budget(overrides: tuple[str, ...], budget: float | None) -> tuple[str, ...]:
+    """Return the overrides with what `--budget` stands for."""
+    return overrides if budget is None else (*overrides, f"compute.budget={budget}")
+
+
 def tracking_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that trains `--tensorboard` and `--mlflow`."""
     for option in (

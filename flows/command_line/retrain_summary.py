@@ -32,6 +32,8 @@ def print_retraining(challenge: Challenge, work: str) -> None:
     if challenge.report:
         print_page(console, "report", work, f"runs/{challenge.recipe.name}/report.html")
     print_page(console, "page", work, f"runs/{challenge.recipe.name}/retrain.md")
+    if challenge.cost:
+        console.print(f"cost       {challenge.cost.line()}", style="dim", soft_wrap=True)
 
 
 def as_record(challenge: Challenge) -> dict[str, Any]:
@@ -56,5 +58,6 @@ def as_record(challenge: Challenge) -> dict[str, Any]:
         "champion": challenge.champion and challenge.champion.model_dump(mode="json"),
         "differences": [d.model_dump(mode="json") for d in challenge.differences],
         "version": challenge.version and challenge.version.model_dump(mode="json"),
+        "cost": challenge.cost and challenge.cost.model_dump(mode="json"),
         "steps": [step.model_dump(mode="json") for step in challenge.steps],
     }

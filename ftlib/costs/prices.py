@@ -36,6 +36,15 @@ class Usage(Config):
     stored_bytes: int = 0
     """Of what its stages made in the work place."""
 
+    def plus(self, other: Usage) -> Usage:
+        """Return what both are together."""
+        cards = dict.fromkeys([*self.gpu_hours, *other.gpu_hours])
+        return Usage(
+            core_hours=self.core_hours + other.core_hours,
+            gpu_hours={card: self.gpu_hours.get(card, 0.0) + other.gpu_hours.get(card, 0.0) for card in cards},
+            stored_bytes=self.stored_bytes + other.stored_bytes,
+        )
+
 
 class Cost(Config):
     """What a usage costs, in parts."""

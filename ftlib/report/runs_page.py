@@ -20,7 +20,7 @@ for (const table of document.querySelectorAll("section#runs table")) {
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
   const input = Object.assign(document.createElement("input"), {type: "search"});
   input.placeholder = "Filter by words; a click on a head orders";
-  input.style.cssText = "font: inherit; width: 100%; max-width: 22rem; padding: .4rem .6rem; margin: 0 0 .8rem;" +
+  input.style.cssText = "font: inherit; width: 100%; max-width: 28rem; padding: .4rem .6rem; margin: 0 0 .8rem;" +
     "color: inherit; background: var(--wash); border: 1px solid var(--line); border-radius: 8px";
   input.setAttribute("aria-label", "Filter runs");
   input.oninput = () => {
@@ -53,15 +53,21 @@ for (const table of document.querySelectorAll("section#runs table")) {
 
 def write_page(path: Path, found: Sequence[RunFacts], place: str) -> None:
     """Write the page, whole or not at all. Raises StorageError."""
+    write_durably(path, page_text(found, place).encode())
+
+
+def page_text(found: Sequence[RunFacts], place: str) -> str:
+    """Return the page, which needs no other file."""
     with TemporaryDirectory() as folder:
         text = html(runs_page(found, place, Path(folder)))
-    text = text.replace("Réglage report", "Réglage runs", 1).replace("</body>", f"{_SCRIPT}</body>", 1)
-    write_durably(path, text.encode())
+    return text.replace("Réglage report", "Réglage runs", 1).replace("</body>", f"{_SCRIPT}</body>", 1)
 
 
 def runs_page(found: Sequence[RunFacts], place: str, folder: Path) -> Page:
     """Return the page's content; the plot is drawn into the folder."""
     axes = axes_of(found)
+    if axes and sum(None not in (axes[0].better(facts), axes[1].better(facts)) for facts in found) < 2:
+        axes = None  # one dot says nothing
     front = front_of(found, axes) if axes else []
     sections = [_pareto(found, axes, front, folder)] if axes else []
     sections += [_table(found, front)]
@@ -84,7 +90,7 @@ def _verdict(found: Sequence[RunFacts], axes: tuple[Axis, Axis] | None, front: S
     if not found:
         return "There are no runs."
     if axes is None or not front:
-        return "Fewer than two numbers were measured of them, so no run is set against another."
+        return "No two runs have the same two numbers, so none is set against another."
     names = ", ".join(facts.name for facts in front[:6]) + (" and others" if len(front) > 6 else "")
     return f"On {axes[0].label} and {axes[1].label} nothing beats {names} in both."
 
@@ -109,7 +115,7 @@ def _table(found: Sequence[RunFacts], front: Sequence[RunFacts]) -> Section:
         for facts in found
     ]
     heads = [*titles(metrics), "reason"]
-    lead = f"{counted(len(found), 'run')}; those on the front are marked."
+    lead = counted(len(found), "run") + ("; those on the front are marked." if front else ".")
     return Section("runs", "All runs", lead, tables=[Table(heads, rows)] if rows else [])
 
 

@@ -17,6 +17,8 @@ from ftlib.tracking.run_words import main_metrics
 _AREA = 40.0
 _MOST_NAMES = 12
 """Of names on the plot: more would hide each other."""
+_MOST_APART = 100
+"""Of dots that names keep off: with more there is no free place, and to look for one takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def pareto_figure(
         plot.set_ylabel(_label(axes[1]))
         radius = math.sqrt(_AREA) / 2 + 1
         named = {facts.name for facts in front[:_MOST_NAMES]}
-        marks = [Mark(x, y, radius, plain(facts.name) if facts.name in named else "", CHOSEN) for facts, x, y in placed]
+        apart = placed if len(placed) <= _MOST_APART else [one for one in placed if one[0].name in named]
+        marks = [Mark(x, y, radius, plain(facts.name) if facts.name in named else "", CHOSEN) for facts, x, y in apart]
         label_apart(plot, marks, [*pairwise(best)])
         missing = len(found) - len(placed)
         left_out = f" Not drawn: {missing} without both numbers." if missing else ""

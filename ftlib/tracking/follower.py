@@ -15,6 +15,7 @@ from ftlib.errors import first_line
 from ftlib.evaluation.measured import EvalReport
 from ftlib.progress import note
 from ftlib.recipe.recipe import Recipe
+from ftlib.tracking.run_facts import RunFacts
 from ftlib.tracking.state import Curve, End, RunState
 
 _EVERY_SECONDS = 1.0
@@ -32,6 +33,10 @@ class Tracker(ABC):
     @abstractmethod
     def show(self, state: RunState) -> None:
         """Bring the picture up to this state. It is asked again with later states, and after it raised."""
+
+    def settle(self, state: RunState) -> None:
+        """Say what became of a run that is over, where that is said: a retraining was approved, or it was not."""
+        del state
 
     def close(self) -> None:
         """Let go of files."""
@@ -69,6 +74,11 @@ class Follower:
             with each.lock:
                 each.state.published = version
 
+    def entered(self, facts: RunFacts) -> None:
+        """Say what the index of runs keeps of it; once more, where a retraining is settled after its end."""
+        for each in self.watched:
+            each.enter(facts)
+
     def start(self) -> None:
         """Begin to look."""
         for each in self.watched:
@@ -97,6 +107,21 @@ class _Watched:
         self.thread = threading.Thread(
             target=context.run, args=(self._run,), name=f"track by {tracker.name}", daemon=True
         )
+
+    def enter(self, facts: RunFacts) -> None:
+        """Take what the index keeps; after the end the tracker is told at once, and not waited for for long."""
+        with self.lock:
+            self.state.facts, self.news = facts, True
+        if self.done.is_set() and self.state.curves:
+            thread = threading.Thread(target=copy_context().run, args=(self._settle,), daemon=True)
+            thread.start()
+            thread.join(_END_SECONDS)
+
+    def _settle(self) -> None:
+        try:
+            self.tracker.settle(self.state)
+        except Exception as error:  # whatever a tracker does, the run goes on
+            self._warn(error)
 
     def end(self, how: End) -> None:
         """Look once more, and no more."""

@@ -17,6 +17,7 @@ from typing_extensions import override
 from ftlib.errors import RecipeError
 from ftlib.registry.mlflow import VERSION_TAG, mlflow_client
 from ftlib.tracking.follower import Tracker
+from ftlib.tracking.run_facts import RunFacts
 from ftlib.tracking.state import Curve, RunState
 from ftlib.urls import redacted, secret_in
 
@@ -67,9 +68,7 @@ class MlflowRun(Tracker):
             batch = new[start : start + _METRICS]
             self._client.log_batch(self._run_id, metrics=[Metric(key, value, now, step) for key, step, value in batch])
             self._steps |= {key: step for key, step, _ in batch}
-        tags = {f"reglage.training.{curve.name}": curve.fingerprint for curve in state.curves}
-        if state.published:
-            tags[VERSION_TAG] = state.published
+        tags = _tags(state)
         if tags != self._tags:
             self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             parameters = [Param(_key(name), value[:_VALUE]) for name, value in state.parameters().items()]
@@ -82,6 +81,10 @@ class MlflowRun(Tracker):
             else:
                 self._client.update_run(self._run_id, status)
             self._status = status
+
+    @override
+    def settle(self, state: RunState) -> None:
+        self.show(state)
 
     def _open(self, state: RunState) -> None:
         """Find the run, or make it; of one that is found the last steps are asked for."""
@@ -105,14 +108,54 @@ class MlflowRun(Tracker):
             key = _key(f"{split}/{metric}/{candidate}")
             if key not in self._steps:
                 yield key, 0, value
+        if state.facts:
+            yield from ((key, step, value) for key, step, value in _final(state.facts) if step > self._last(key))
+
+    def _last(self, key: str) -> int:
+        return self._steps.get(key, -1)
 
     def _of(self, curve: Curve) -> Iterator[tuple[str, int, float]]:
         for record in curve.records:
             step = int(record["step"])
             for name, value in record.items():
                 key = _key(f"{curve.name}/{name}")
-                if name != "step" and step > self._steps.get(key, -1):
+                if name != "step" and step > self._last(key):
                     yield key, step, float(value)
+
+
+def _final(facts: RunFacts) -> Iterator[tuple[str, int, float]]:
+    """Yield what the choice was measured at, with its interval, and what each run took, at its number.
+
+    A run of the same recipe and data measures the same, so that is said once.
+    """
+    for metric, estimate in facts.metrics.items():
+        for end, value in (("", estimate.value), (".low", estimate.low), (".high", estimate.high)):
+            if value is not None:
+                yield _key(f"final/{metric}") + end, 0, value
+    took = {
+        "cost": facts.cost.total if facts.cost else None,
+        "seconds": facts.work_seconds,
+        "memory_bytes": facts.memory_bytes,
+        "predicted_memory_bytes": facts.predicted_memory_bytes,
+    }
+    for name, value in took.items():
+        if value is not None:
+            yield f"run/{name}", facts.number, float(value)
+
+
+def _tags(state: RunState) -> dict[str, str]:
+    tags = {f"reglage.training.{curve.name}": curve.fingerprint for curve in state.curves}
+    if state.published:
+        tags[VERSION_TAG] = state.published
+    if facts := state.facts:
+        tags |= {"reglage.name": facts.name, "reglage.state": facts.state}
+        if facts.reason:
+            tags["reglage.reason"] = facts.reason[:_VALUE]
+        if facts.cost:
+            tags["reglage.cost"] = facts.cost.line()
+        if facts.state == "promoted":
+            tags["reglage.alias"] = state.recipe.retrain.alias
+    return tags
 
 
 def _key(name: str) -> str:

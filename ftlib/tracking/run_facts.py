@@ -93,6 +93,8 @@ class RunFacts(Config):
     """From the start of the flow to its end."""
     memory_bytes: int | None = None
     """The most that a worker of a training held beside its process, measured."""
+    predicted_memory_bytes: int | None = None
+    """The same, as `reglage plan` predicts it."""
     usage: Usage = Usage()
     cost: Cost | None = None
     """What this run used, by the prices of its day; None where there were none."""
@@ -113,6 +115,21 @@ class RunFacts(Config):
         """Return the seconds that the stages themselves took in this run."""
         return sum(stage.seconds for stage in self.stages)
 
+    def on_top_of(self, earlier: RunFacts) -> RunFacts:
+        """Return it with what an earlier attempt of the same flow run took: one that waited, or was tried again."""
+        took = {stage.stage: stage.seconds for stage in earlier.stages}
+        stages = tuple(
+            stage.model_copy(update={"seconds": round(stage.seconds + took.pop(stage.stage, 0.0), 3)})
+            for stage in self.stages
+        )
+        rest = tuple(stage for stage in earlier.stages if stage.stage in took)
+        together = {
+            "stages": (*rest, *stages),
+            "usage": self.usage.plus(earlier.usage),
+            "wall_seconds": round(self.wall_seconds + earlier.wall_seconds, 3),
+        }
+        return self.model_copy(update=together)
+
     def field(self, name: str) -> float | str | None:
         """Return what tables, filters and orders call `name`: a metric, a number, a word or a recipe's field."""
         if (metric := self.metrics.get(name)) is not None:
@@ -130,12 +147,16 @@ class RunFacts(Config):
             "alpha": self.alpha,
             "seconds": self.work_seconds,
             "memory": None if self.memory_bytes is None else float(self.memory_bytes),
+            "predicted_memory": None if self.predicted_memory_bytes is None else float(self.predicted_memory_bytes),
             "cost": self.cost.total if self.cost else None,
         }
         return known[name] if name in known else _number(self.parameters.get(name))
 
 
-FIELDS = ("run", "recipe", "number", "state", "version", "when", "chosen", "alpha", "seconds", "memory", "cost")
+FIELDS = (
+    *("run", "recipe", "number", "state", "version", "when", "chosen", "alpha", "seconds"),
+    *("memory", "predicted_memory", "cost"),
+)
 
 
 def _number(text: str | None) -> float | str | None:

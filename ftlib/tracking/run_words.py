@@ -43,10 +43,17 @@ def row_of(facts: RunFacts, metrics: Sequence[str]) -> list[str]:
         *(interval_text(facts.metrics.get(metric)) for metric in metrics),
         forgot(facts),
         f"{facts.work_seconds:.0f}",
-        LACKS if facts.memory_bytes is None else in_bytes(facts.memory_bytes),
+        memory(facts),
         f"{money(facts.cost.total)} {facts.cost.currency}" if facts.cost else LACKS,
         f"{facts.when:%Y-%m-%d %H:%M}",
     ]
+
+
+def memory(facts: RunFacts) -> str:
+    """Return what a training held, and what was predicted of it."""
+    held = LACKS if facts.memory_bytes is None else in_bytes(facts.memory_bytes)
+    predicted = facts.predicted_memory_bytes
+    return held if predicted is None else f"{held} (predicted {in_bytes(predicted)})"
 
 
 def forgot(facts: RunFacts) -> str:

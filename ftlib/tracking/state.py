@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ftlib.evaluation.measured import EvalReport
 from ftlib.fingerprint import digest, identify
 from ftlib.recipe.recipe import Recipe
 from ftlib.training import curves
+
+if TYPE_CHECKING:
+    from ftlib.tracking.run_facts import RunFacts
 
 End: TypeAlias = Literal["", "finished", "failed", "killed"]
 Record: TypeAlias = Mapping[str, float | int]
@@ -72,6 +75,8 @@ class RunState:
     published: str = ""
     """The version, `name@number`, or why a gate refused it."""
     ended: End = ""
+    facts: RunFacts | None = None
+    """What the index of runs keeps of it, once it has ended."""
 
     @property
     def key(self) -> str:

@@ -46,7 +46,7 @@ def test_the_form_asks_for_what_people_change(schema):
     assert groups == {
         "Training": ["tuning", "learning_rate", "epochs", "batch_size", "lora_rank", "frozen_layers", "seed"],
         "Publishing": ["name", "registry_folder", "description"],
-        "Computing": ["workers", "threads"],
+        "Computing": ["workers", "threads", "budget"],
         "Tracking": ["tensorboard", "mlflow"],
     }
 
