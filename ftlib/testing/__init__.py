@@ -5,7 +5,7 @@ transformers loads. The rows are learnable: each label has words of its own amon
 """
 
 from ftlib.testing.checkpoints import tiny_adapter, tiny_checkpoint
-from ftlib.testing.detectors import BOXED_SIZE, tiny_boxed_rows, tiny_detector
+from ftlib.testing.detectors import BOXED_SIZE, tiny_boxed_cells, tiny_boxed_rows, tiny_detector
 from ftlib.testing.models import (
     IMAGE_SIZE,
     TINY_TEMPLATE,
@@ -49,6 +49,7 @@ __all__ = [
     "ImageFamily",
     "TextFamily",
     "tiny_adapter",
+    "tiny_boxed_cells",
     "tiny_boxed_rows",
     "tiny_captioned_rows",
     "tiny_captioned_split",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ftlib.data.images.cells import from_cell, to_cell
 from ftlib.testing.rows import write_jsonl
 
 BOXED_SIZE = 32
 """Pixels of an image's sides."""
-_COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 
 
 def tiny_detector(folder: Path, labels: Sequence[str] = ("cat", "dog"), *, seed: int = 0) -> Path:
@@ -40,21 +41,35 @@ def tiny_detector(folder: Path, labels: Sequence[str] = ("cat", "dog"), *, seed:
     return folder
 
 
-def tiny_boxed_rows(path: Path, count: int, *, seed: int = 0) -> Path:
-    """Write images of noise with none to two squares of a colour, and the file of rows that names them."""
+def tiny_boxed_cells(count: int, labels: Sequence[str] = ("cat", "dog"), *, seed: int = 0) -> list[dict[str, object]]:
+    """Make rows of a PNG as a data URI and its boxes: noise with none to two squares, a label's each of its colour.
+
+    At most three labels.
+    """
     import numpy as np
     from PIL import Image
 
     draw, rows = np.random.default_rng(seed), list[dict[str, object]]()
-    path.parent.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         pixels = draw.integers(0, 90, (BOXED_SIZE, BOXED_SIZE, 3), np.uint8)
         boxes: list[dict[str, object]] = []
         for half in range(i % 3):
-            label, side = [*_COLOURS][int(draw.integers(3))], int(draw.integers(6, 15))
+            label, side = int(draw.integers(len(labels))), int(draw.integers(6, 15))
             left, top = int(draw.integers(0, 16 - side + 1)) + 16 * half, int(draw.integers(0, BOXED_SIZE - side))
-            pixels[top : top + side, left : left + side] = _COLOURS[label]
-            boxes.append({"label": label, "box": [left, top, side, side]})
-        Image.fromarray(pixels).save(path.parent / f"{path.stem}-{i}.png")
-        rows.append({"image": f"{path.stem}-{i}.png", "boxes": boxes})
+            pixels[top : top + side, left : left + side, label] += 150
+            boxes.append({"label": labels[label], "box": [left, top, side, side]})
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        rows.append({"image": to_cell(stream.getvalue()), "boxes": boxes})
+    return rows
+
+
+def tiny_boxed_rows(path: Path, count: int, *, seed: int = 0) -> Path:
+    """Write such images as files, and the file of rows that names them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = tiny_boxed_cells(count, seed=seed)
+    for i, row in enumerate(rows):
+        name = f"{path.stem}-{i}.png"
+        (path.parent / name).write_bytes(from_cell(str(row["image"])))
+        row["image"] = name
     return write_jsonl(path, rows)
