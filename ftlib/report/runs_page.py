@@ -60,7 +60,8 @@ def page_text(found: Sequence[RunFacts], place: str) -> str:
     """Return the page, which needs no other file."""
     with TemporaryDirectory() as folder:
         text = html(runs_page(found, place, Path(folder)))
-    return text.replace("Réglage report", "Réglage runs", 1).replace("</body>", f"{_SCRIPT}</body>", 1)
+    text = text.replace("Réglage report", "Réglage runs", 1).replace("the records of one run", "the records of runs", 1)
+    return text.replace("</body>", f"{_SCRIPT}</body>", 1)
 
 
 def runs_page(found: Sequence[RunFacts], place: str, folder: Path) -> Page:

@@ -112,14 +112,15 @@ class _Watched:
         """Take what the index keeps; after the end the tracker is told at once, and not waited for for long."""
         with self.lock:
             self.state.facts, self.news = facts, True
-        if self.done.is_set() and self.state.curves:
+        over = self.done.is_set() and not self.thread.is_alive()  # one that does not answer is not asked again
+        if over and self.state.curves:
             thread = threading.Thread(target=copy_context().run, args=(self._settle,), daemon=True)
             thread.start()
             thread.join(_END_SECONDS)
 
     def _settle(self) -> None:
         try:
-            self.tracker.settle(self.state)
+            self.tracker.settle(replace(self.state, ended=self._how))
         except Exception as error:  # whatever a tracker does, the run goes on
             self._warn(error)
 

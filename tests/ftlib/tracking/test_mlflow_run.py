@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ import pytest
 from flows.command_line.main import main
 from flows.finetune_form import Tracking
 from flows.tracked import tracked
+from ftlib.costs.prices import Prices, Usage, money
 from ftlib.errors import Interrupted, RecipeError
+from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, EvalReport, Measured
+from ftlib.evaluation.results import interval_text
 from ftlib.progress import listen
 from ftlib.recipe.file import load_recipe
 from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
+from ftlib.storage.files import in_bytes
+from ftlib.tracking.run_facts import RunFacts
 from ftlib.training.curves import Curves
 from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
@@ -137,3 +143,56 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
     assert time.monotonic() - began < 15
     assert len([text for text in said if "does not answer" in text or "the run goes on" in text]) >= 1
     assert len([text for text in said if "the run goes on" in text]) <= 1
+
+
+@pytest.mark.slow
+def test_mlflow_says_what_the_pages_of_a_run_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    from flows.runs_shown import cost_markdown, runs_markdown
+
+    monkeypatch.setattr("ftlib.tracking.follower._END_SECONDS", 200.0)  # a new database takes a while
+    uri, recipe, work, job = f"sqlite:///{tmp_path}/ml.db", load_recipe(RECIPE), place(tmp_path), Job()
+    train(work.root / "stages" / "train" / "0123.work", 0, 2)
+    cell = {"candidate": "alpha=0.2", "weights": "w", "alpha": 0.2, "split": "test", "rows": 4, "outcomes": "o"}
+    usage = Usage(core_hours=0.5)
+    facts = RunFacts(
+        recipe=recipe.name,
+        number=3,
+        state="waits for approval",
+        version="quickstart@2",
+        when=datetime.now(UTC),
+        cells={
+            name: Measured.model_validate({**cell, "evaluation": name, "metrics": {"accuracy": metric}})
+            for name, metric in (
+                ("home", Estimate(value=0.5, low=0.4, high=0.625)),
+                ("old", Estimate(value=0.25, low=None, high=None)),
+            )
+        },
+        evaluations={name: Evaluation(dataset=name, metrics=({"kind": "accuracy"},)) for name in ("home", "old")},  # type: ignore[arg-type]
+        usage=usage,
+        cost=Prices(currency="EUR", cpu_core_hour=2.0).of(usage),
+        memory_bytes=1000,
+        predicted_memory_bytes=1100,
+    )
+    with tracked(Tracking(mlflow=uri), recipe, work, lambda *_: None, lambda *_: None) as run:
+        run.begun(Step(main, job, "tune"))  # type: ignore[arg-type]
+        run.entered(facts)
+    settled = facts.model_copy(update={"state": "promoted"})
+    run.entered(settled)  # after a person's answer
+
+    client = MlflowClient(tracking_uri=uri)
+    (seen,) = client.search_runs([client.get_experiment_by_name("reglage").experiment_id])
+    told, metrics = seen.data.tags, seen.data.metrics
+    assert seen.info.status == "FINISHED"
+    page = runs_markdown([settled], 1, tmp_path / "runs.html", work)
+    for name in ("home", "old"):
+        ends = {end: metrics.get(f"final/{name}/accuracy{end}") for end in ("", ".low", ".high")}
+        there = Estimate(value=ends[""], low=ends[".low"], high=ends[".high"])
+        assert f"| {interval_text(there)} |" in page
+    assert f"| {told['reglage.name']} | {told['reglage.state']} |" in page
+    assert told["reglage.alias"] == recipe.retrain.alias
+    assert f"{money(metrics['run/cost'])} EUR" in page
+    assert f"{in_bytes(int(metrics['run/memory_bytes']))} (predicted " in page
+    assert cost_markdown(settled, 5.0, 0.25).startswith(f"# {told['reglage.name']}: {told['reglage.cost']}")
+    assert "Budget: 1.25 of 5 EUR are spent, 0.25 of that by earlier attempts." in cost_markdown(settled, 5.0, 0.25)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from ftlib.costs.prices import Usage
 from ftlib.errors import RecipeError
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, Measured
 from ftlib.report.runs_plot import axes_of, front_of
 from ftlib.tracking.run_choice import Condition, chosen, differing
-from ftlib.tracking.run_facts import RunFacts, times
+from ftlib.tracking.run_facts import RunFacts, StageTime, times
 from ftlib.tracking.run_index import keep, read_runs
 from ftlib.workspace import Workspace
 from tasks.runner import StageRun
@@ -132,6 +133,19 @@ def test_the_front_is_what_nothing_beats():
         i for i, (x, y) in enumerate(values) if any((a >= x and b >= y) and (a > x or b > y) for a, b in values)
     }  # by its definition, each against each
     assert {one.number for one in front_of(every, axes)} == {*range(len(values))} - beaten
+
+
+def test_a_flow_run_that_goes_on_after_a_wait_costs_what_both_attempts_did():
+    first = facts(1, stages=[_took("ingest", 2.0), _took("train tune", 9.0)], usage=Usage(core_hours=3.0))
+    again = facts(1, stages=[_took("train tune", 0.0), _took("register", 1.0)], usage=Usage(core_hours=0.5))
+    both = again.on_top_of(first)
+    assert {stage.stage: stage.seconds for stage in both.stages} == {"ingest": 2.0, "train tune": 9.0, "register": 1.0}
+    assert both.usage == Usage(core_hours=3.5)
+    assert both.work_seconds == first.work_seconds + again.work_seconds
+
+
+def _took(stage: str, seconds: float) -> StageTime:
+    return StageTime(stage=stage, seconds=seconds, done_before=not seconds)
 
 
 def test_earlier_attempts_seconds_are_not_charged_again():
