@@ -18,6 +18,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidates
 from ftlib.models.adapter import find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.parameter_names import is_embedding
 from ftlib.models.pruning import describe_pruned, stack_of
 from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
@@ -31,7 +32,7 @@ from ftlib.stages.train import train
 from ftlib.storage.files import in_bytes
 from ftlib.training.cards import Card, find_card
 from ftlib.training.fisher import Fisher
-from ftlib.training.objectives.policy import PolicyObjective
+from ftlib.training.objectives.policy import START, PolicyObjective
 from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import ANSWERS, CRITIC, Phase, Principles, WrittenAnswers
 from ftlib.training.precision import resolve_precision
@@ -337,7 +338,6 @@ class _Sizing:
     def thawing(self, phase: Phase, steps_per_epoch: int) -> "tuple[Thawing, dict[str, int], dict[str, int]]":
         """Return when what trains begins to, and the sizes of all parameters, and of those that multiply tokens."""
         from ftlib.kinds.loading import head_modules
-        from ftlib.models.parameter_names import is_embedding
         from ftlib.training.footprint import shapes_of
         from ftlib.training.thawing import Thawing
 
@@ -351,7 +351,6 @@ class _Sizing:
         """Return a phase with its model, data and compute, as the prediction takes it."""
         from ftlib.training.footprint import shapes_of, without_weights
         from ftlib.training.memory import Sized
-        from ftlib.training.objectives.policy import START
         from ftlib.training.rollouts import stand_ins
 
         kind, labels = self.recipe.kind(phase), len(self.labels)

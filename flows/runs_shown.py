@@ -7,6 +7,7 @@ from prefect.runtime import deployment
 
 from flows.run_page import artifact_key, show_markdown
 from ftlib.costs.prices import money
+from ftlib.report.runs_page import page_text
 from ftlib.tracking.run_facts import RunFacts
 from ftlib.tracking.run_index import read_runs
 from ftlib.tracking.run_words import main_metrics, row_of, titles
@@ -55,8 +56,6 @@ def show_runs(work: Workspace) -> None:
     """
     if not deployment.id:
         return
-    from ftlib.report.runs_page import page_text
-
     found = read_runs(work).runs
     newest = sorted(found, key=lambda facts: facts.when, reverse=True)[:_MOST_ON_PAGE]
     page = overwrite(work, PAGE, page_text(newest, str(work)).encode())

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import JsonValue, ValidationError
 
+from flows.steps import Inputs
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import identify
@@ -21,9 +22,6 @@ from ftlib.search.study import study_key
 from ftlib.search.trial import Trial
 from ftlib.search.tries import read_tries
 from ftlib.wording import some, these
-
-if TYPE_CHECKING:
-    from flows.steps import Inputs  # `reglage check` does without all stages
 
 _NO_RESULT = {
     "compute": "where a run computes changes no result",
@@ -186,7 +184,7 @@ class Searched:
         return {**parts, "model": model, "files": files, "forgotten": forgotten}
 
 
-def study_of(asked: Searched, given: "Inputs") -> str:
+def study_of(asked: Searched, given: Inputs) -> str:
     """Return the name of the study that a search is."""
     files = {name: [identify(one) for one in files] for name, files in given.files.items()}
     forgotten = [repr(request) for request in given.forgotten]

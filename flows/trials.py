@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from flows import trial_process
 from flows.trial_process import DONE, FATAL, MADE, SIGN, STOP, Order
 from ftlib import errors
 from ftlib.errors import Interrupted, ReglageError
@@ -80,7 +81,7 @@ class TrialProcess:
                 log: IO[bytes] = self._log.open("ab")
             with log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "flows.trial_process"],
+                    [sys.executable, "-P", "-m", trial_process.__name__],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
-from deployments.machine.exposure import is_loopback
-from deployments.machine.ports import listen
-from deployments.machine.state import StateFolder
 from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.options import base_option, home_option
 from flows.command_line.quiet import quiet_libraries
@@ -137,6 +134,8 @@ def serve(
         log=_log(log, registry),
         **options,
     )
+    from deployments.machine.ports import listen
+
     with closing(listen(port, first=PORT)) as held:
         port = held.getsockname()[1]
     assert port is not None
@@ -192,6 +191,9 @@ def _plan(**fields: Any) -> ServingPlan:
 
 def _token(host: str, file: Path | None, opened: bool, home: Path) -> Path | None:
     """Return the file of the token that callers show, drawn at the first time; None for a server that asks for none."""
+    from deployments.machine.exposure import is_loopback
+    from deployments.machine.state import StateFolder
+
     if opened and file is not None:
         raise RecipeError("--open asks for no token, and --token-file names one; leave one of them out")
     if opened and not is_loopback(host):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from PIL import Image
 from pydantic import ValidationError
 
 from ftlib.config import BatchKind
@@ -102,6 +101,8 @@ class LoadedVersion:
     def warm(self) -> None:
         """Ask it something, of which only a first token is written: a version that fails at this answers nobody."""
         if self._predictor.reads_files:
+            from PIL import Image
+
             with tempfile.TemporaryDirectory() as folder:
                 Image.new("RGB", (64, 64), "gray").save(file := Path(folder, "warm.png"))
                 self._warmed(str(file))

@@ -15,7 +15,7 @@ from ftlib.fingerprint import digest, identify
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
-from ftlib.tracking.state import flat
+from ftlib.tracking.flattened import flat
 
 _MEMORY = "measured_memory_bytes"
 

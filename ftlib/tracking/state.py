@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from ftlib.evaluation.measured import EvalReport
 from ftlib.fingerprint import digest, identify
 from ftlib.recipe.recipe import Recipe
+from ftlib.tracking.flattened import flat
+from ftlib.tracking.run_facts import RunFacts
 from ftlib.training import curves
-
-if TYPE_CHECKING:
-    from ftlib.tracking.run_facts import RunFacts
 
 End: TypeAlias = Literal["", "finished", "failed", "killed"]
 Record: TypeAlias = Mapping[str, float | int]
@@ -98,17 +97,3 @@ class RunState:
             for name, metric in cell.metrics.items()
             if metric.value is not None
         ]
-
-
-def flat(value: object, path: str) -> Sequence[tuple[str, str]]:
-    """Return (dotted path, text) of everything in a value of mappings and lists."""
-    if isinstance(value, dict) and value:
-        items = [(str(key), member) for key, member in value.items()]
-    elif isinstance(value, list) and value and any(isinstance(member, (dict, list)) for member in value):
-        items = [
-            (str(member["name"]) if isinstance(member, dict) and "name" in member else str(i), member)
-            for i, member in enumerate(value)
-        ]
-    else:
-        return [(path, value if isinstance(value, str) else json.dumps(value))]
-    return [pair for key, member in items for pair in flat(member, f"{path}.{key}" if path else key)]
