@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
@@ -20,7 +21,6 @@ from typing import Any, Protocol, cast
 import ray
 from pydantic import Field
 from ray import serve
-from ray.serve._private import api
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -31,14 +31,13 @@ from ftlib.training.compute import Compute
 
 NAME = "reglage"
 _NOTES = "reglage-serve-notes"
-_STOP_SECONDS, _START_SECONDS = 20.0, 600.0
+_STOP_SECONDS, _START_SECONDS, _LOOK_SECONDS = 20.0, 600.0, 0.1
 
 _PATIENCE = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
 }
 """On a machine that has much to do, 5 s pass before a proxy has imported itself, and Ray Serve starts another."""
-api.HTTP_PROXY_TIMEOUT = int(_START_SECONDS)  # there a start takes more than the minute that Ray Serve gives it
 
 log = logging.getLogger("ray.serve")
 
@@ -222,8 +221,11 @@ def running(serving: Serving, host: str, port: int) -> Generator[Running]:
 def _start(serving: Serving, host: str, port: int, here: Running) -> None:
     quiet: Any = {"log_level": "WARNING", "enable_access_log": False}
     try:
-        serve.start(http_options={"host": host, "port": port}, proxy_location="HeadOnly", logging_config=quiet)
+        http = {"host": host, "port": port}
+        with contextlib.suppress(TimeoutError):  # after a minute, whatever the proxy is given; the controller goes on
+            serve.start(http_options=http, proxy_location="HeadOnly", logging_config=quiet)
         serve.run(application(serving.model_dump(mode="json")), name=NAME, route_prefix="/", logging_config=quiet)
+        _wait_for_proxy()
     except Exception as error:
         for line in here.told():
             word, _, rest = line.partition(" ")
@@ -235,3 +237,12 @@ def _start(serving: Serving, host: str, port: int, here: Running) -> None:
         raise TransientError(
             f"Ray Serve did not start: {first_line(error)}; run again when this machine has less to do"
         ) from error
+
+
+def _wait_for_proxy() -> None:
+    """Return when somebody listens. Raises TimeoutError."""
+    deadline = time.monotonic() + _START_SECONDS
+    while not (proxies := serve.status().proxies) or any(state != "HEALTHY" for state in proxies.values()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"its proxy does not listen after {_START_SECONDS:g} s")
+        time.sleep(_LOOK_SECONDS)

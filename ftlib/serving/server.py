@@ -12,6 +12,7 @@ whose reason is in the server's log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -266,13 +267,14 @@ class Served:
 
     def _said(self, loaded: LoadedVersion, inputs: Sequence[Input]) -> list[Said]:
         """Ask a version; where one input is refused the others are asked without it."""
-        with tempfile.TemporaryDirectory() as folder:
-            texts = [one.text if one.image is None else _file(folder, i, one.image) for i, one in enumerate(inputs)]
-            try:
+        try:
+            with contextlib.ExitStack() as stack:
+                folder = stack.enter_context(tempfile.TemporaryDirectory()) if loaded.asks == "image" else ""
+                texts = [one.text if one.image is None else _file(folder, i, one.image) for i, one in enumerate(inputs)]
                 return list(loaded.answered(texts, self._plan.batch_size))
-            except DataError as error:
-                if len(inputs) == 1:
-                    return [error]
+        except DataError as error:
+            if len(inputs) == 1:
+                return [error]
         return [self._said(loaded, [one])[0] for one in inputs]
 
     def _ask_in_shadow(self, asked: list[tuple[Input, float]]) -> None:
