@@ -28,7 +28,7 @@ from ftlib.tracking.run_index import keep, runs_of
 from tasks.runner import STAGE, Runner
 
 if TYPE_CHECKING:
-    from flows.plan import PhasePlan
+    from flows.plan_facts import PhasePlan
 
 
 @dataclass
