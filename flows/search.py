@@ -74,8 +74,9 @@ def search(
         given = inputs(r, place)
         page = RunPage(r.name, r.datasets)
         run = Runner(place, r.compute, page, live.begun)
-        run.through(lambda: prepare(r, given))
-        tried = Trials(asked, place, given).run()
+        with Trials(asked, place, given) as trials:
+            run.through(lambda: prepare(r, given))
+            tried = trials.run()
         record = finished(asked, tried, run, given.files, publish=publish)
         verdict = show_search(record, asked.command(record.overrides), place)
         live.ended(verdict)

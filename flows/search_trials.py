@@ -6,6 +6,7 @@ So what is proposed depends on no clock, and a search that was killed proposes a
 
 from queue import SimpleQueue
 from threading import Event
+from types import TracebackType
 from typing import Any
 
 from prefect import Task
@@ -33,7 +34,7 @@ _LOOK_SECONDS = 0.2
 
 
 class Trials:
-    """The trials of one search."""
+    """The trials of one search: a context, in which their processes start while their rows are prepared."""
 
     def __init__(self, asked: Searched, work: Workspace, given: Inputs) -> None:
         """Open the study, with the trials that are over."""
@@ -48,6 +49,18 @@ class Trials:
         self._processes = [TrialProcess(log) for _ in range(asked.search.at_once)]
         for process in self._processes:
             self._slots.put(process)
+
+    def __enter__(self) -> "Trials":
+        left = sum(number not in self.study.trials for number in range(self.count))
+        for process in self._processes[:left]:
+            process.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.close()
 
     def run(self) -> list[Trial]:
         """Run what is not over yet; return all trials in order. Raises TrainingError where none was measured."""
@@ -65,9 +78,6 @@ class Trials:
             for future in self._going.values():
                 _settled(future, SAVING_SECONDS)
             raise
-        finally:
-            for process in self._processes:
-                process.close()
         tried = self.study.first(self.count)
         if all(trial.outcome.state != "done" for trial in tried):
             reasons = dict.fromkeys(f"trial {trial.number} {told(trial)}" for trial in tried)

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue, ValidationError
 
-from flows.steps import Inputs
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import identify
@@ -23,12 +22,16 @@ from ftlib.search.trial import Trial
 from ftlib.search.tries import read_tries
 from ftlib.wording import some, these
 
+if TYPE_CHECKING:
+    from flows.steps import Inputs  # `reglage check` does without all stages
+
 _NO_RESULT = {
     "compute": "where a run computes changes no result",
     "encryption": "how stores encrypt changes no result",
     "publish": "it says where the result goes",
     "retrain": "it says when to train again",
     "search": "it says what is tried",
+    "learning_curve": "it is drawn behind the choice",
     "name": "it names the run",
     "evaluations": "trials are compared by them, so they must measure the same",
     "select.by": "trials are compared by it, so it must be the same",
@@ -114,9 +117,13 @@ class Searched:
 
     def check(self) -> None:
         """Hold the space against the recipe before anything starts. Raises RecipeError with a line a problem."""
+        self.check_space()
+        check_sampler(self.search)
+
+    def check_space(self) -> None:
+        """Hold the space against the recipe, on a machine that need not be able to search it. Raises RecipeError."""
         if lines := [*self._misfits()]:
             raise RecipeError("\n".join(lines))
-        check_sampler(self.search)
 
     def _misfits(self) -> Iterator[str]:
         if not self.search.space:
@@ -173,13 +180,13 @@ class Searched:
 
     def identity(self, model: str, files: object, forgotten: object) -> dict[str, object]:
         """Return what decides what trials come to, beside the search: all but where it runs and what becomes of it."""
-        left_out = {"compute", "encryption", "publish", "retrain", "search", "name", "model"}
+        left_out = {"compute", "encryption", "publish", "retrain", "search", "learning_curve", "name", "model"}
         fields = [name for name in type(self.recipe).model_fields if name not in left_out]
         parts = {name: identify(getattr(self.recipe, name)) for name in fields}
         return {**parts, "model": model, "files": files, "forgotten": forgotten}
 
 
-def study_of(asked: Searched, given: Inputs) -> str:
+def study_of(asked: Searched, given: "Inputs") -> str:
     """Return the name of the study that a search is."""
     files = {name: [identify(one) for one in files] for name, files in given.files.items()}
     forgotten = [repr(request) for request in given.forgotten]

@@ -246,6 +246,7 @@ def main() -> None:
     stopping, orders = threading.Event(), _Orders()
     threading.Thread(target=orders.read, args=(sys.stdin, stopping), daemon=True).start()
     speaking = threading.Lock()
+    _load()
 
     def say(what: str, facts: Mapping[str, Any]) -> None:
         with speaking, suppress(BrokenPipeError):
@@ -259,6 +260,11 @@ def main() -> None:
             say(FATAL, {"kind": type(error).__name__, "message": str(error)})
         except KeyboardInterrupt:
             return
+
+
+def _load() -> None:
+    """Load what trainings need: the parent starts this process before it has an order for it."""
+    import ftlib.training.worker  # noqa: F401
 
 
 class _Orders:

@@ -28,6 +28,10 @@ class TrialProcess:
         self._process: subprocess.Popen[str] | None = None
         self._speaking = threading.Lock()
 
+    def begin(self) -> None:
+        """Start the process, which takes seconds, before there is an order for it."""
+        self._started()
+
     def run(self, name: str, order: Order) -> Outcome:
         """Run a trial; what its stages say is said under its name.
 

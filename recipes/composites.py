@@ -91,7 +91,7 @@ def _write(work: Path, name: str, count: int, icons: Mapping[str, Sequence[Any]]
     with (work / f"{name}.jsonl").open("w", encoding="utf-8") as rows:
         for i in range(count):
             draw = np.random.default_rng([*name.encode(), i])
-            image = _ground(photos[draw.integers(len(photos))], draw, left=name == "train")
+            image = _ground(photos[int(draw.integers(len(photos)))], draw, left=name == "train")
             told = _paste(image, icons, draw)
             image.save(work / name / f"{i:05}.png")
             rows.write(json.dumps({"image": f"{name}/{i:05}.png", "boxes": told}) + "\n")
@@ -115,8 +115,8 @@ def _paste(image: Any, icons: Mapping[str, Sequence[Any]], draw: np.random.Gener
     told: list[dict[str, Any]] = []
     labels = [*icons]
     for _ in range(int(draw.integers(0, 5))):
-        label = labels[draw.integers(len(labels))]
-        icon = icons[label][draw.integers(len(icons[label]))]
+        label = labels[int(draw.integers(len(labels)))]
+        icon = icons[label][int(draw.integers(len(icons[label])))]
         side = int(draw.integers(24, 61))
         icon = icon.resize((side, side))
         seen = np.asarray(icon)[:, :, 3] >= _VISIBLE

@@ -176,6 +176,7 @@ class Runner:
         return self._account(task, job, label, call)
 
     def _account(self, task: Task[..., A], job: Job, label: str, call: Callable[[Task[..., Any]], State[Any]]) -> A:
+        """Run a stage by `call`, note what it took, however it ended, and return what it made."""
         started, before, name = monotonic(), self.work.making(job), self._name(label)
         named = task.with_options(
             task_run_name=name,

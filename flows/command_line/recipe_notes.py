@@ -20,6 +20,10 @@ def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, l
     Raises RecipeError with a line for each problem.
     """
     recipe = load_recipe(path, overrides)
+    if recipe.search.space:
+        from flows.searching import Searched
+
+        Searched.load(path, overrides, ()).check_space()
     check_principles(recipe)
     check_rewards(recipe)
     if (folder := model_folder(recipe)) is not None:

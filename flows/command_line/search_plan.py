@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flows.command_line.plan import RUN_SECONDS, make_plan
+from flows.plan import RUN_SECONDS, make_plan
 from flows.searching import Searched, study_of
 from flows.steps import inputs
 from ftlib.config import Config

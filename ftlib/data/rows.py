@@ -57,6 +57,10 @@ BadReason = Literal[
     "odd_updated",
     "odd_deleted",
     "odd_thumb",
+    "odd_id",
+    "odd_annotation",
+    "unknown_category",
+    "unknown_image",
     "personal_data",
 ]
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EXPONENTS = 0.05, 1.5, 40
 """The least and the largest exponent that is tried, and how many: what was measured elsewhere lies between 0.07 and
 0.5, and no estimate of as many parameters as rows falls faster than 1 / rows."""
+LEAST = 3
+"""Numbers of rows that a law of three parameters is laid through."""
 
 
 class LearningCurve(Config):
@@ -105,18 +107,25 @@ def extrapolate(
     `values` has the metric at each number of rows, ascending, for each seed, and `drawn` its paired resamples. More
     rows never make the law worse, and it does not go beyond `best`. Each resample has its own fit, c included; where
     there are several seeds, they are drawn as well. Three sizes say little of c (Viering & Loog 2022, arXiv
-    2103.10948): that is in the interval. Raises ValueError for fewer sizes.
+    2103.10948): that is in the interval. Of fewer nothing is said.
     """
     import numpy as np
 
-    if len(rows) < 3:
-        raise ValueError(f"a curve needs three numbers of rows, got {len(rows)}")
     sign = -1.0 if higher_is_better else 1.0
     means = sign * np.array([np.mean(of_seeds) for of_seeds in values])
     resamples = sign * np.stack(
         [_over_seeds(size, np.stack([*of_seeds]), resampling.seed) for size, of_seeds in enumerate(drawn)], axis=1
     )
     resamples = resamples[~np.isnan(resamples).any(axis=1)]
+    measured = [
+        resampling.interval(float(sign * mean), sign * of_size)
+        for mean, of_size in zip(means, resamples.T, strict=True)
+    ]
+    if len({*rows}) < LEAST:
+        sizes = ", ".join(f"{count:,}" for count in dict.fromkeys(rows))
+        few = f"all shares together have {sizes} rows, and a curve takes {LEAST} sizes"
+        none = Estimate(value=None, low=None, high=None, undefined=few)
+        return Extrapolation((*rows,), (*measured,), (float("nan"),) * 3, none, none, few)
     floor = None if best is None else sign * best
     spread = resamples.std(axis=0) if len(resamples) else np.ones(len(rows))
     weights = 1.0 / np.maximum(spread, 1e-9 + 1e-3 * spread.max()) ** 2
@@ -131,10 +140,6 @@ def extrapolate(
 
     gained = sign * b[0] * (2.0 ** -c[0] - 1.0), sign * all_b * (2.0**-all_c - 1.0)
     gain = resampling.interval(float(gained[0]), gained[1])
-    measured = [
-        resampling.interval(float(sign * mean), sign * of_size)
-        for mean, of_size in zip(means, resamples.T, strict=True)
-    ]
     law = float(sign * a[0]), float(sign * b[0] * rows[-1] ** c[0]), float(c[0])
     unsure = _unsure(means, gain)
     return Extrapolation((*rows,), (*measured,), law, at(len(rows)), gain, unsure)

@@ -15,6 +15,7 @@ from ftlib.recipe.misfits.datasets import dataset_misfits
 from ftlib.recipe.misfits.drawing import drawing_misfits
 from ftlib.recipe.misfits.evaluations import evaluation_misfits
 from ftlib.recipe.misfits.forms import adapter_misfits, end_form, form_misfits, quantization_misfits
+from ftlib.recipe.misfits.learning import learning_misfits
 from ftlib.recipe.misfits.packing import packing_misfits
 from ftlib.recipe.misfits.phases import phase_misfits
 from ftlib.recipe.misfits.protection import protection_misfits
@@ -49,6 +50,7 @@ def _misfits(recipe: Recipe) -> Iterator[str]:
     yield from interpolation_misfits(recipe)
     yield from carried_misfits(recipe)
     yield from snapshot_misfits(recipe)
+    yield from learning_misfits(recipe)
     if recipe.compute.pack_tokens is not None and recipe.has_training_datasets:
         yield from packing_misfits(recipe)
     if recipe.publish.adapter and recipe.phases and end_form(recipe, "dense") == "dense":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 from ftlib.config import Config
 from ftlib.evaluation.bootstrap import Resampling, resamples
@@ -73,7 +74,7 @@ def _curve(evidence: Evidence, measured: CurveEvidence, path: str, work: Workspa
     """Read the tables of every size and seed, and lay the law through a metric of theirs."""
     recipe, load = evidence.recipe, tables_in(work)
     name, found = recipe.metric(path)
-    metric: MetricBase = found
+    metric = cast("MetricBase", found)
     evaluation, end = recipe.evaluations[name], recipe.phases[-1].name
     resampling = Resampling(evaluation.resamples, evaluation.confidence, recipe.seed)
     cells: dict[str, Measured] = {
@@ -83,13 +84,16 @@ def _curve(evidence: Evidence, measured: CurveEvidence, path: str, work: Workspa
         if cell.evaluation == name
     }
     whole = sum(evidence.prepared[part].splits["train"].rows for part in recipe.phases[-1].parts)
-    at: dict[int, list[Measured]] = {}
-    for one in sorted(measured.ends, key=lambda one: one.rows):
-        at.setdefault(one.rows, []).append(cells[one.checkpoint.phase])
-    at.setdefault(whole, []).append(cells[end])
+    rows: dict[float, list[int]] = {}
+    at: dict[float, list[Measured]] = {}
+    for one in sorted(measured.ends, key=lambda one: one.share):
+        rows.setdefault(one.share, []).append(one.rows)
+        at.setdefault(one.share, []).append(cells[one.checkpoint.phase])
+    rows[1.0] = [whole]
+    at.setdefault(1.0, []).append(cells[end])
     tables = [[load(cell) for cell in of_size] for of_size in at.values()]
     return extrapolate(
-        [*at],
+        [round(fmean(of_size)) for of_size in rows.values()],
         [[metric.compute(table) for table in of_size] for of_size in tables],
         [[resamples(metric, table, resampling) for table in of_size] for of_size in tables],
         resampling,

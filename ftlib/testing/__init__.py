@@ -5,6 +5,7 @@ transformers loads. The rows are learnable: each label has words of its own amon
 """
 
 from ftlib.testing.checkpoints import tiny_adapter, tiny_checkpoint
+from ftlib.testing.detectors import BOXED_SIZE, tiny_boxed_cells, tiny_boxed_rows, tiny_detector
 from ftlib.testing.models import (
     IMAGE_SIZE,
     TINY_TEMPLATE,
@@ -41,12 +42,15 @@ from ftlib.testing.rows import (
 )
 
 __all__ = [
+    "BOXED_SIZE",
     "IMAGE_SIZE",
     "LABELS",
     "TINY_TEMPLATE",
     "ImageFamily",
     "TextFamily",
     "tiny_adapter",
+    "tiny_boxed_cells",
+    "tiny_boxed_rows",
     "tiny_captioned_rows",
     "tiny_captioned_split",
     "tiny_causal_lm",
@@ -56,6 +60,7 @@ __all__ = [
     "tiny_checkpoint",
     "tiny_classifier",
     "tiny_comparisons",
+    "tiny_detector",
     "tiny_image_classifier",
     "tiny_image_rows",
     "tiny_lm_tokenizer",

@@ -198,6 +198,7 @@ def found(evidence: Evidence) -> dict[str, Any]:
 
 
 def _forgetting(evidence: Evidence) -> dict[str, Forgotten]:
+    """Return each metric of what is to be retained, before the run and behind it; of those that are undefined, none."""
     reference: Checkpoint | None = retained_reference(evidence.checkpoints)
     if reference is None:
         return {}

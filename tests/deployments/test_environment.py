@@ -220,7 +220,7 @@ def test_parameters_that_a_flow_does_not_take_are_refused(parameters: dict[str, 
 def test_deployments_point_at_their_flows() -> None:
     for one in wanted(Environment()):
         assert flow_at(one.entrypoint).name == one.flow
-        assert one.one_at_a_time == (one.flow in {"finetune", "retrain"})
+        assert one.one_at_a_time == (one.flow in {"finetune", "retrain", "search"})
 
 
 def test_the_files_hold_no_secret() -> None:

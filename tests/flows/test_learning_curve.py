@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from flows.command_line.plan import make_plan
 
 from flows.command_line.main import main
+from flows.plan import make_plan
 from flows.steps import Outcome, inputs, steps
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in

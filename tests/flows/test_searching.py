@@ -1,10 +1,13 @@
 """What a search asks for: recipes of trials, what cannot be tried, and how far a trial goes. Nothing is trained."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from flows.command_line.main import main
 from flows.searching import Searched, best_first, ingredients, soup_of
 from flows.steps import steps
 from flows.trial_process import trial_steps
@@ -80,6 +83,16 @@ def test_what_cannot_be_tried_is_said_before_anything_starts(tiny_recipe: Path, 
     with pytest.raises(RecipeError, match=said) as caught:
         asked(tiny_recipe, tried).check()
     assert str(caught.value).startswith(f"search.space: {tried.partition('=')[0]}")
+
+
+def test_check_holds_a_recipes_space_against_it_as_search_does(tiny_recipe: Path) -> None:
+    words = f"search.space={{{RATE}: {{kind: uniform, low: -1, high: 1}}}}"
+    done = CliRunner().invoke(main, ["check", str(tiny_recipe), "--set", words, "--json"])
+    with pytest.raises(RecipeError) as caught:
+        asked(tiny_recipe, overrides=(words,)).check()
+    assert done.exit_code == 2
+    assert json.loads(done.stdout)["error"]["message"] == str(caught.value)
+    assert CliRunner().invoke(main, ["check", str(tiny_recipe), "--set", words.replace("-1", "0.1")]).exit_code == 0
 
 
 def test_a_search_for_nothing_or_by_nothing_is_refused(tiny_recipe: Path) -> None:

@@ -10,9 +10,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 import yaml
 
-from flows import jobs
+from flows import jobs, plan
 from flows import steps as steps_module
-from flows.command_line import plan
 from flows.steps import Inputs, Outcome, pinned, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config

@@ -19,10 +19,12 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForObjectDetection,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    YolosImageProcessorPil,
 )
 
 from flows.command_line.main import main
@@ -35,7 +37,7 @@ from ftlib.data.sources.installed_text import InstalledText
 from ftlib.data.sources.sql import Sql
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
+from ftlib.kinds.predictions import BoxPrediction, LabelPrediction, MultiLabelPrediction, ScorePrediction
 from ftlib.published.predict import predict
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
@@ -45,11 +47,13 @@ from ftlib.registry.places.s3 import S3
 from ftlib.storage import Store
 from ftlib.testing import (
     LABELS,
+    tiny_boxed_rows,
     tiny_captioned_rows,
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
     tiny_comparisons,
+    tiny_detector,
     tiny_image_classifier,
     tiny_image_rows,
     tiny_pairs,
@@ -188,6 +192,8 @@ def test_recipe_runs_to_a_published_version(
         check_completions(record.result, record.evidence.recipe, tmp_path / "pulled")
     if draws:
         check_drawn(record.result, record.evidence.recipe, tmp_path / "pulled")
+    if kind == "boxed_images":
+        check_found(record.result, record.evidence.recipe, tmp_path)
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
     if dense and kind in ("labeled", "multi_labeled", "scored", "compared"):
@@ -245,6 +251,29 @@ def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
         assert "\n" not in said.line()
 
 
+def check_found(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Hold what `reglage predict` says against what stock transformers' own post-processing finds."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(registry.version(version.name, version.version), pulled := folder / "pulled")
+    processor: Any = YolosImageProcessorPil.from_pretrained(pulled)
+    model = AutoModelForObjectDetection.from_pretrained(pulled).eval()
+    with torch.no_grad():  # or nothing may be sure enough to be told
+        model.class_labels_classifier.layers[-1].bias[0] += 6
+    model.save_pretrained(pulled)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(folder / "one.png")
+    image = Image.open(folder / "one.png")
+    output = model(**processor(images=[image], return_tensors="pt"))
+    (theirs,) = processor.post_process_object_detection(output, threshold=0.5, target_sizes=[(40, 60)])
+    order = theirs["scores"].argsort(descending=True)
+    (said,) = predict(pulled, [str(folder / "one.png")])
+    assert isinstance(said, BoxPrediction)
+    assert said.boxes
+    assert [one.score for one in said.boxes] == pytest.approx(theirs["scores"][order].tolist(), abs=1e-5)
+    found = np.array([[x, y, x + width, y + height] for x, y, width, height in (one.box for one in said.boxes)])
+    assert found == pytest.approx(theirs["boxes"][order].detach().numpy(), abs=1e-2)
+    assert {one.label for one in said.boxes} == {model.config.id2label[int(i)] for i in theirs["labels"]}
+
+
 def check_drawn(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
     """Ask the pulled version for images by the command: the same seeds draw the same, however they are batched."""
     registry = ModelRegistry(recipe.publish.to.store())
@@ -298,6 +327,8 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
     model, kind = folder / "tiny-model", recipe.kind(recipe.phases[0])
     if kind == "captioned_images":
         tiny_pipeline(model)
+    elif kind == "boxed_images":
+        tiny_detector(model)
     elif kind == "labeled_images":
         tiny_image_classifier(model, "efficientnet")
     else:
@@ -315,6 +346,10 @@ def tiny_overrides(recipe: Recipe, folder: Path, s3_endpoint: str) -> list[str]:
             where = folder / dataset.source.path
             tiny_captioned_rows(where.parent, 40, seed=len(overrides))
             overrides += [f"datasets.{name}.source.settle_seconds=0", "interpolation.alphas=[0.5]"]
+            continue
+        if dataset.format.kind == "boxed_image":
+            assert isinstance(dataset.source, Files)
+            tiny_boxed_rows(folder / dataset.source.path, 40, seed=[*recipe.datasets].index(name))
             continue
         overrides.append(f"datasets.{name}.format.max_tokens={96 if dataset.format.kind in CHATS else 32}")
         if dataset.format.kind == "question_answer":

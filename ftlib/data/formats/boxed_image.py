@@ -121,6 +121,7 @@ class BoxedImage(FormatBase):
         return [self._encoded(example, resizing) for example in examples]  # one image in memory at a time
 
     def _encoded(self, example: Example, resizing: ImageProcessor) -> Encoded:
+        """Encode one image, with its boxes as shares of its sides."""
         image, changes = decode(from_cell(example.parts[0]), self.background, _ANY_SIZE)
         width, height = image.size
         told: list[tuple[list[float], bool]] = json.loads(example.parts[1]) if len(example.parts) > 1 else []

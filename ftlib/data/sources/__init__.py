@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ftlib.data.sources.coco import Coco
 from ftlib.data.sources.feedback import Feedback
 from ftlib.data.sources.files import Files
 from ftlib.data.sources.huggingface import HuggingFace
@@ -10,4 +11,4 @@ from ftlib.data.sources.installed_text import InstalledText
 from ftlib.data.sources.sql import Sql
 from ftlib.extensions import Open
 
-Source = Annotated[Files | HuggingFace | InstalledText | ImageFolder | Sql | Feedback, Open("reglage.source")]
+Source = Annotated[Files | HuggingFace | InstalledText | ImageFolder | Sql | Feedback | Coco, Open("reglage.source")]

@@ -129,8 +129,12 @@ def matches(outcomes: BoxOutcomes, overlaps: tuple[float, ...]) -> Iterator[Matc
         if not true.any():
             continue
         order = np.argsort(-np.concatenate(scores), kind="mergesort")
-        found = [np.concatenate(part, axis=1)[:, order] for part in (right, ignored)]
-        yield Matches(np.concatenate(places)[order].astype(np.int64), *found, true)
+        yield Matches(
+            images=np.concatenate(places)[order].astype(np.int64),
+            right=np.concatenate(right, axis=1)[:, order],
+            ignored=np.concatenate(ignored, axis=1)[:, order],
+            true=true,
+        )
 
 
 def _by_label(evaluation: Any, images: int) -> Iterator[list[Any]]:
@@ -160,7 +164,7 @@ def evaluated(outcomes: BoxOutcomes, overlaps: tuple[float, ...]) -> Any:
             found.append({**_told(image, numbers[box.label], box), "id": len(found) + 1, "score": box.score})
     categories = [{"id": number, "name": label} for label, number in numbers.items()]
     with contextlib.redirect_stdout(io.StringIO()):
-        sides = [COCO(), COCO()]
+        sides: list[Any] = [COCO(), COCO()]
         for side, boxes in zip(sides, (true, found), strict=True):
             side.dataset = {"images": images, "annotations": boxes, "categories": categories}
             side.createIndex()

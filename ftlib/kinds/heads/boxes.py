@@ -117,13 +117,13 @@ def found(logits: Tensor, places: Tensor, labels: Sequence[str]) -> tuple[FoundB
     boxes = places.double()
     lefts = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], dim=-1)
     told = zip(best[order].tolist(), lefts[order].tolist(), scores[order].tolist(), strict=True)
-    return tuple(FoundBox(labels[label], *box, score) for label, box, score in told)
+    return tuple(FoundBox(labels[label], x, y, width, height, score) for label, (x, y, width, height), score in told)
 
 
 def _true(row: Boxes) -> tuple[TrueBox, ...]:
     boxes = np.array(row["boxes"], np.float64).reshape(-1, 4).tolist()
     told = zip(row["labels"], boxes, row["crowd"], strict=True)
-    return tuple(TrueBox(label, *box, crowd) for label, box, crowd in told)
+    return tuple(TrueBox(label, x, y, width, height, crowd) for label, (x, y, width, height), crowd in told)
 
 
 def _config(model: Any) -> Any:

@@ -79,6 +79,15 @@ def test_a_curve_that_says_nothing_says_so(values: tuple[float, ...], spread: fl
     assert why in curve.unsure
 
 
+def test_shares_of_so_few_rows_that_they_are_as_many_say_nothing() -> None:
+    values = (0.5, 0.6, 0.7)
+    drawn = [[np.full(100, value)] for value in values]
+    curve = extrapolate((5, 5, 8), [[v] for v in values], drawn, Resampling(100, 0.95, 0), higher_is_better=True)
+    assert "have 5, 8 rows" in curve.unsure
+    assert [value.value for value in curve.values] == [0.5, 0.6, 0.7]
+    assert curve.doubled.numbers() is None
+
+
 def test_no_share_of_right_answers_is_above_one() -> None:
     values = (0.90, 0.96, 0.999)
     drawn = [[np.full(100, value)] for value in values]

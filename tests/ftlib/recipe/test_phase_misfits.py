@@ -69,6 +69,7 @@ TASKS = [*MIXED, "datasets.home.task=home", "datasets.away.task=away", "phases.p
         ),
         (["interpolation={kind: ties, seeds: [1]}"], "interpolation: several tasks have one body"),
         (["retrain.start=champion"], "retrain.start: the champion of several tasks has a head for each"),
+        (["learning_curve={}"], "learning_curve: a share is of the rows of one task, and the recipe has 2; remove it"),
     ],
 )
 def test_tasks_that_do_not_fit_are_told_apart(written: Path, overrides: list[str], line: str) -> None:

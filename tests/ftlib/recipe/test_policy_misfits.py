@@ -57,6 +57,8 @@ def test_what_does_not_fit_answers_that_are_drawn_is_named() -> None:
     written = refused(recipe(answers={"model": {"path": "m"}}))
     assert "phases[policy].answers: 'rloo' learns from answers that it draws itself" in written
     assert "compute.compile: 'rloo' of phase 'policy'" in refused({**recipe(), "compute": {"compile": True}})
+    curve = refused({**recipe(), "learning_curve": {}})
+    assert "learning_curve: phase 'policy' learns by 'rloo' from answers that it draws" in curve
     lone = refused(recipe(objective={"kind": "grpo", "reward": {"kind": "length", "most": 9}, "group_size": 1}))
     assert "an answer is compared with the others to its prompt; draw 2 or more" in lone
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -19,12 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ftlib.config import BatchKind
+from ftlib.config import BatchKind, Split
+from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.boxed_image import BoxedImage
 from ftlib.data.prepared import add_scores, split_file
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.kind import KINDS, Kind
-from ftlib.kinds.loading import head_modules, load_model, load_with_gaps
+from ftlib.kinds.loading import head_modules, load_model, load_processor, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.folder import find_model
@@ -35,16 +37,19 @@ from ftlib.stages.score import ScoreJob, score
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import (
     LABELS,
+    tiny_boxed_cells,
     tiny_captioned_split,
     tiny_chat_lm,
     tiny_chats,
     tiny_classifier,
     tiny_comparisons,
+    tiny_detector,
     tiny_multi_label_rows,
     tiny_pairs,
     tiny_pipeline,
     tiny_preferences,
     tiny_prepared,
+    tiny_prepared_as,
     tiny_prompts,
     tiny_questions,
     tiny_rows,
@@ -121,6 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_chat_lm(made / "decoder")
     tiny_classifier(made / "encoder")
     tiny_pipeline(made / "pipeline")
+    tiny_detector(made / "detector", LABELS)
     return made
 
 
@@ -129,6 +135,8 @@ def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedS
     kind = next(kind.name for kind in KINDS.values() if kind.taught_as == objective.needs)
     if kind == "captioned_images":
         return open_split(tiny_captioned_split(folder / "captioned.arrow", 12), labels).drawn(Draw(3, 1))
+    if kind == "boxed_images":
+        return open_split(split_file(boxed(folder, {"train": 12}).path, "train"), labels).drawn(Draw(3, 1))
     data = tiny_prepared(folder / f"rows-{objective.kind}", {"train": ROWS[kind](12)}, kind=kind)
     path = split_file(data.path, "train")
     for name in (WORTH, GROUP) if getattr(objective, "writes", False) else getattr(objective, "scores", ()):
@@ -141,11 +149,17 @@ def rows_for(objective: Any, folder: Path, labels: tuple[str, ...]) -> PreparedS
     return open_split(path, labels).drawn(Draw(3, 1))
 
 
+def boxed(folder: Path, counts: Mapping[Split, int]) -> PreparedDataset:
+    """Return prepared images with boxes: an image file for every row, and what the detector's processor makes of it."""
+    rows = {split: tiny_boxed_cells(count, LABELS, seed=i) for i, (split, count) in enumerate(counts.items())}
+    return tiny_prepared_as(folder / "boxed", BoxedImage(), rows, load_processor(folder / "detector"))
+
+
 def model_for(kind: BatchKind, folder: Path, labels: tuple[str, ...], seed: int) -> nn.Module:
     torch.manual_seed(seed)
     if kind == "captioned_images":
         return load_model(as_one_model(folder / "pipeline"), kind)
-    source = folder / ("decoder" if KINDS[kind].language else "encoder")
+    source = folder / source_of(KINDS[kind])
     dropouts = {name: 0.0 for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout")}
     model, _ = load_with_gaps(source, kind, **KINDS[kind].head().config(labels), **dropouts)
     if labels:
@@ -155,6 +169,10 @@ def model_for(kind: BatchKind, folder: Path, labels: tuple[str, ...], seed: int)
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)  # or every row would get the same answer
     return model
+
+
+def source_of(kind: Kind) -> str:
+    return "decoder" if kind.language else "detector" if kind.has_places else "encoder"
 
 
 @dataclass
@@ -243,7 +261,7 @@ def test_micro_batches_and_ranks_change_no_gradient(objective: type[Any], folder
 def test_no_split_of_a_batch_changes_a_gradient(
     objective: type[Any], tuning: str, folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("decoder", "encoder", "pipeline"):
+    for name in ("decoder", "encoder", "pipeline", "detector"):
         (tmp_path / name).symlink_to(folder / name)
     check(objective, tuning, tmp_path, [(1, 1), (1, 4), (2, None), (2, 1), (3, 2)])
 
@@ -257,10 +275,14 @@ def test_no_split_of_a_batch_changes_a_gradient(
 def test_a_stopped_training_ends_in_the_same_bits(objective: type[Any], folder: Path, tmp_path: Path) -> None:
     """In micro-batches, with dropout where the models have some, stopped in the middle of the second epoch."""
     member, kind, labels = asked(objective)
-    rows = ROWS[kind.name](32)
-    data = tiny_prepared(tmp_path / "rows", {"train": rows[:24], "validation": rows[24:]}, kind=kind.name)
+    if kind.has_places:
+        (tmp_path / "detector").symlink_to(folder / "detector")
+        data = boxed(tmp_path, {"train": 24, "validation": 8})
+    else:
+        rows = ROWS[kind.name](32)
+        data = tiny_prepared(tmp_path / "rows", {"train": rows[:24], "validation": rows[24:]}, kind=kind.name)
     labels = data.labels or labels
-    source = shutil.copytree(folder / ("decoder" if kind.language else "encoder"), tmp_path / "model")
+    source = shutil.copytree(folder / source_of(kind), tmp_path / "model")
     weights, generator = load_file(source / "model.safetensors"), torch.Generator().manual_seed(5)
     for weight in weights.values():  # freshly made ones are so small that every row gets the same answer
         weight += 0.05 * torch.randn(weight.shape, generator=generator)
