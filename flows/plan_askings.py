@@ -127,7 +127,8 @@ def evaluation_seconds(recipe: Recipe, prepared: dict[str, PreparedDataset], siz
 
     A language model's distance from the start is two more for each candidate but the start.
     """
-    members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2}
+    again = len(recipe.learning_curve.trainings()) if recipe.learning_curve else 0
+    members: dict[Split, int] = {SELECTION: recipe.interpolation.count(), REPORT: len(recipe.phases) + 2 + again}
     datasets = [prepared[evaluation.dataset] for evaluation in recipe.evaluations.values()]
     tokens = sum(data.splits[split].tokens * count for data in datasets for split, count in members.items())
     if recipe.select.divergence:
