@@ -207,6 +207,6 @@ def _phases(recipe: Recipe, run: Runner) -> "Sequence[PhasePlan]":
 
     try:
         return make_plan(recipe, run.work).phases
-    except (ReglageError, OSError) as error:
+    except Exception as error:  # a run that came to its end is not lost for what was predicted of it
         note("runs", f"what trainings will take is not known: {first_line(error)}")
         return ()
