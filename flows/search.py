@@ -74,9 +74,9 @@ def search(
         given = inputs(r, place)
         page = RunPage(r.name, r.datasets)
         run = Runner(place, r.compute, page, live.begun)
-        with Trials(asked, place, given) as trials:
+        with Trials(asked, place, given) as trying:
             run.through(lambda: prepare(r, given))
-            tried = trials.run()
+            tried = trying.run()
         record = finished(asked, tried, run, given.files, publish=publish)
         verdict = show_search(record, asked.command(record.overrides), place)
         live.ended(verdict)

@@ -65,7 +65,8 @@ class Trials:
     def run(self) -> list[Trial]:
         """Run what is not over yet; return all trials in order. Raises TrainingError where none was measured."""
         if before := sum(number < self.count for number in self.study.trials):
-            note("search", f"{before} of {self.count} trials are over; it goes on with the others")
+            others = "; it goes on with the others" if before < self.count else ""
+            note("search", f"{before} of {self.count} trials are over{others}")
         try:
             for number in range(self.count):
                 self._await(told_before(number, self.asked.search))

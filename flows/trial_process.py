@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import Any, TextIO, TypeVar
 
 from flows.steps import find_best, inputs, prepare
@@ -43,6 +44,7 @@ from ftlib.stages.select import select
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.stages.train import train
 from ftlib.tracking.state import Curve
+from ftlib.training.compute import Compute
 from ftlib.training.curves import STEPS
 from ftlib.workspace import Workspace
 from tasks.ray_when_needed import RayWhenNeeded
@@ -105,6 +107,8 @@ class Trying:
     order: Order
     say: Callable[[str, Mapping[str, Any]], None]
     stopping: threading.Event
+    ray: RayWhenNeeded
+    """The process's: one session is kept for all its trials, for it starts slowly."""
     steps: list[Used] = field(default_factory=list[Used])
     work_seconds: float = 0.0
     end: Checkpoint | None = None
@@ -159,8 +163,7 @@ class Trying:
         r = recipe_from("the trial", self.order.recipe)
         work = Workspace(self.order.work)
         given = inputs(r, work, self.order.files)
-        with RayWhenNeeded(r.compute) as ray:
-            selection = walk(trial_steps(r, work, given), lambda step: self._made(step, work, ray))
+        selection = walk(trial_steps(r, work, given), lambda step: self._made(step, work))
         if selection is None or self.end is None:
             raise ValueError("the steps came to nothing though each was answered")
         value = measured_value(r, self.order.metric, self.reports, selection)
@@ -173,14 +176,14 @@ class Trying:
             started_from=self.end.parent or "",
         )
 
-    def _made(self, step: Step, work: Workspace, ray: RayWhenNeeded) -> Artifact:
+    def _made(self, step: Step, work: Workspace) -> Artifact:
         """Have a step's stage make its output, if it is not there."""
         job = step.job
         if job is None:
             raise ValueError(f"{step.label}: there is no job though each step before it was answered")
         before = work.making(job)
         if step.on_ray and before is None:
-            ray.start()
+            self.ray.start()
         self._step = step
         self._curve = Curve(step.which, job.fingerprint, work.folder(job)) if step.stage is train else None
         artifact: Artifact = _patiently(lambda: step.stage(job, work))
@@ -246,25 +249,26 @@ def main() -> None:
     stopping, orders = threading.Event(), _Orders()
     threading.Thread(target=orders.read, args=(sys.stdin, stopping), daemon=True).start()
     speaking = threading.Lock()
-    _load()
 
     def say(what: str, facts: Mapping[str, Any]) -> None:
         with speaking, suppress(BrokenPipeError):
             lines.write(json.dumps({"about": what, **facts}) + "\n")
 
-    while (order := orders.next()) is not None:
-        try:
-            outcome = Trying(Order.model_validate_json(order), say, stopping).run()
-            say(DONE, {"outcome": outcome.model_dump(mode="json")})
-        except ReglageError as error:
-            say(FATAL, {"kind": type(error).__name__, "message": str(error)})
-        except KeyboardInterrupt:
-            return
-
-
-def _load() -> None:
-    """Load what trainings need: the parent starts this process before it has an order for it."""
-    import ftlib.training.worker  # noqa: F401
+    import_module("ftlib.training.worker")  # the parent starts this process before it has an order for it
+    with suppress(KeyboardInterrupt), ExitStack() as session:
+        ray: RayWhenNeeded | None = None
+        while (line := orders.next()) is not None:
+            order = Order.model_validate_json(line)
+            # Of one search, whose trials all compute alike.
+            ray = ray or session.enter_context(RayWhenNeeded(Compute.model_validate(order.recipe["compute"])))
+            try:
+                outcome = Trying(order, say, stopping, ray).run()
+                say(DONE, {"outcome": outcome.model_dump(mode="json")})
+            except ReglageError as error:
+                say(FATAL, {"kind": type(error).__name__, "message": str(error)})
+            else:
+                if outcome.state == "failed":  # perhaps Ray's own processes are gone
+                    ray.stop()
 
 
 class _Orders:

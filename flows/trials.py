@@ -17,7 +17,8 @@ from ftlib.search.trial import Outcome
 from ftlib.storage.files import local_errors, private_folder
 from tasks.runner import STAGE
 
-_END_SECONDS = 10.0
+_END_SECONDS = 30.0
+"""What ending a local Ray may take."""
 
 
 class TrialProcess:

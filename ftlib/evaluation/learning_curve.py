@@ -125,7 +125,7 @@ def extrapolate(
         sizes = ", ".join(f"{count:,}" for count in dict.fromkeys(rows))
         few = f"all shares together have {sizes} rows, and a curve takes {LEAST} sizes"
         none = Estimate(value=None, low=None, high=None, undefined=few)
-        return Extrapolation((*rows,), (*measured,), (float("nan"),) * 3, none, none, few)
+        return Extrapolation((*rows,), (*measured,), (0.0, 0.0, 0.0), none, none, few)
     floor = None if best is None else sign * best
     spread = resamples.std(axis=0) if len(resamples) else np.ones(len(rows))
     weights = 1.0 / np.maximum(spread, 1e-9 + 1e-3 * spread.max()) ** 2
