@@ -56,6 +56,19 @@ def check_modality(recipe: Recipe, model: Path, called: str = "") -> None:
                 f"transformers loads as {kind.auto_class}, with its "
                 f"{IMAGE_PROCESSOR if kind.modality == 'images' else 'tokenizer'}, or another format"
             )
+    _check_families(recipe, model, called)
+
+
+def _check_families(recipe: Recipe, model: Path, called: str) -> None:
+    """Raise RecipeError for a model of a family that cannot be taught what the rows are."""
+    type = str(read_config(model).get("model_type", "nameless"))
+    for name, dataset in recipe.datasets.items():
+        kind = KINDS[dataset.format.yields]
+        if (families := kind.outcomes.families) and type not in families:
+            raise RecipeError(
+                f"{called or f'model.path: {recipe.model.path}'} is a {type!r} model, but the rows of dataset {name!r} "
+                f"({kind.name!r}) are learnt by {' or '.join(map(repr, families))} alone; give one of these"
+            )
 
 
 def _draws(recipe: Recipe, model: Path, called: str) -> bool:

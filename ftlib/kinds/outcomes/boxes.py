@@ -45,6 +45,7 @@ class BoxOutcomes(Outcomes):
     shown_as = frozenset({"boxes"})
     has_distribution: ClassVar[bool] = False
     has_places: ClassVar[bool] = True
+    families: ClassVar[tuple[str, ...]] = ("detr", "yolos")  # others say sigmoids, or want more than transformers
 
     labels: tuple[str, ...] = field(metadata=OF_ALL_ROWS)
     """The model's labels."""

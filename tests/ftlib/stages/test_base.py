@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ftlib.config import BatchKind
+from ftlib.errors import ModelError
 from ftlib.kinds.loading import load_model
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
-from ftlib.testing import tiny_classifier
+from ftlib.testing import tiny_classifier, tiny_detector
 from ftlib.workspace import Workspace
 
 HAS = ("x", "y", "z")
+HEADS = ("cla", "bbo")
+"""How the names of the heads' modules begin."""
 
 
 def made(model: Path, kind: BatchKind, labels: tuple[str, ...], seed: int, root: Path) -> Checkpoint:
@@ -74,3 +79,31 @@ def test_one_seed_makes_one_head(tmp_path: Path) -> None:
     ]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+def test_a_detector_says_new_labels_with_the_boxes_it_knows(tmp_path: Path) -> None:
+    detector = tiny_detector(tmp_path / "detector")
+    before = load_file(detector / "model.safetensors")
+    checkpoint = made(detector, "boxed_images", ("a", "b", "c"), 0, tmp_path)
+    after = {
+        name: tensor.detach()
+        for name, tensor in load_model(checkpoint.path / "model", "boxed_images").named_parameters()
+    }
+    moved = {
+        name for name, tensor in after.items() if before[name].shape != tensor.shape or (before[name] != tensor).any()
+    }
+    assert moved == {f"class_labels_classifier.layers.{i}.{what}" for i in range(3) for what in ("weight", "bias")} - {
+        f"class_labels_classifier.layers.{i}.bias"
+        for i in range(2)  # zero both times
+    }
+    assert checkpoint.fresh_head
+
+
+@pytest.mark.parametrize(("write", "kind"), [(tiny_detector, "boxed_images"), (tiny_classifier, "labeled")])
+def test_a_model_without_a_tensor_of_its_body_is_refused(tmp_path: Path, write: Any, kind: BatchKind) -> None:
+    tensors = load_file((model := write(tmp_path / "model")) / "model.safetensors")
+    lost = next(name for name in sorted(tensors) if re.search(r"layers?\.1\..*weight", name) and name[:3] not in HEADS)
+    del tensors[lost]
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=rf"lacks tensors of its own architecture: {re.escape(lost)}"):
+        made(model, kind, ("a", "b"), 0, tmp_path)
