@@ -13,11 +13,12 @@ from ftlib.errors import ModelError
 from ftlib.evaluation.learning_curve import of_share
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.parameter_names import is_embedding
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import precision_on, room_of
 from ftlib.storage.files import in_bytes
 from ftlib.training.cards import Card
-from ftlib.training.objectives.policy import PolicyObjective
+from ftlib.training.objectives.policy import START, PolicyObjective
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.training.principles import read_principles
@@ -71,7 +72,6 @@ class Sizing:
     def thawing(self, phase: Phase, steps_per_epoch: int) -> "tuple[Thawing, dict[str, int], dict[str, int]]":
         """Return when what trains begins to, and the sizes of all parameters, and of those that multiply tokens."""
         from ftlib.kinds.loading import head_modules
-        from ftlib.models.parameter_names import is_embedding
         from ftlib.training.footprint import shapes_of
         from ftlib.training.thawing import Thawing
 
@@ -85,7 +85,6 @@ class Sizing:
         """Return a phase with its model, data and compute, as the prediction takes it."""
         from ftlib.training.footprint import shapes_of, without_weights
         from ftlib.training.memory import Sized
-        from ftlib.training.objectives.policy import START
         from ftlib.training.rollouts import stand_ins
 
         kind, labels = self.recipe.kind(phase), len(self.labels)

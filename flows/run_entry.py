@@ -6,11 +6,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.runtime import flow_run
 
 from flows.challenge import Challenge
+from flows.plan import make_plan
+from flows.plan_facts import PhasePlan
 from flows.run_record import RunRecord
 from flows.runs_shown import show_cost, show_runs
 from ftlib.artifacts import Artifact
@@ -26,9 +28,6 @@ from ftlib.tracking.budget import Budget, check_budget, spent_before
 from ftlib.tracking.run_facts import RunFacts, asked, found, recipe_key, times
 from ftlib.tracking.run_index import keep, runs_of
 from tasks.runner import STAGE, Runner
-
-if TYPE_CHECKING:
-    from flows.plan_facts import PhasePlan
 
 
 @dataclass
@@ -201,10 +200,8 @@ def _watched(budget: Budget | None, recipe: Recipe, run: Runner) -> Generator[No
         yield
 
 
-def _phases(recipe: Recipe, run: Runner) -> "Sequence[PhasePlan]":
+def _phases(recipe: Recipe, run: Runner) -> Sequence[PhasePlan]:
     """Return what is planned of each training; none where nothing can be planned."""
-    from flows.plan import make_plan
-
     try:
         return make_plan(recipe, run.work).phases
     except Exception as error:  # a run that came to its end is not lost for what was predicted of it
