@@ -90,7 +90,7 @@ def serve(registry: Path, tmp_path: Path) -> Generator[Callable[..., Server]]:
         started.append(Server(process, mark, "", "", lines))
         wait_until(lambda: process.poll() is not None or any("replicas" in line for line in lines), 300)
         assert process.poll() is None, lines
-        (url,) = [line.rpartition(" ")[2] for line in lines if line.startswith("serving:")]
+        (url,) = [line.split()[-1] for line in lines if line.startswith("serving:")]
         token = (tmp_path / ".reglage" / "serve.token").read_text().strip()
         started[-1] = started[-1]._replace(url=url, token=token)
         return started[-1]
