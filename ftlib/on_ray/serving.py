@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import io
 import json
 import logging
 import os
@@ -207,14 +208,15 @@ def running(serving: Serving, host: str, port: int) -> Generator[Running]:
     os.environ.update(_PATIENCE)  # before Ray's own processes, which inherit it
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with session(compute):
+    with contextlib.ExitStack() as ending, session(compute):
         actor: Any = ray.remote(_Notes)
         notes = actor.options(name=_NOTES, num_cpus=0).remote()
         here = Running(notes)
         try:
             _start(serving, host, port, here)
             yield here
-        finally:
+        finally:  # Ray prints that the controller, which ends itself, is dead
+            ending.enter_context(contextlib.redirect_stderr(io.StringIO()))
             serve.shutdown()
 
 
