@@ -185,7 +185,7 @@ def test_mlflow_says_what_the_pages_of_a_run_say(tmp_path: Path, monkeypatch: py
     (seen,) = client.search_runs([client.get_experiment_by_name("reglage").experiment_id])
     told, metrics = seen.data.tags, seen.data.metrics
     assert seen.info.status == "FINISHED"
-    page = runs_markdown([settled], 1, tmp_path / "runs.html", work)
+    page = runs_markdown([settled], 1, tmp_path / "runs.html", work).replace("\\", "")
     for name in ("home", "old"):
         ends = {end: metrics.get(f"final/{name}/accuracy{end}") for end in ("", ".low", ".high")}
         there = Estimate(value=ends[""], low=ends[".low"], high=ends[".high"])
