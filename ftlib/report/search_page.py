@@ -44,7 +44,8 @@ def verdict(record: SearchRecord) -> str:
     values = ", ".join(f"{path} = {written(value)}" for path, value in record.winner.values.items())
     words = f"Trial {record.best} is the best of {counted(record.count('done'), 'measured trial')}: {values}."
     if record.soup and record.soup.taken:
-        words += f" The {record.soup.candidate} of {counted(len(record.soup.trials), 'trial')} is better still."
+        of = counted(len(record.soup.trials), "trial")
+        words += f" Better still is what a soup of {of} chose: {record.soup.candidate}."
     if record.result is not None:
         words += f" {record.result.line()}"
     return words
