@@ -105,5 +105,5 @@ def test_a_model_without_a_tensor_of_its_body_is_refused(tmp_path: Path, write: 
     lost = next(name for name in sorted(tensors) if re.search(r"layers?\.1\..*weight", name) and name[:3] not in HEADS)
     del tensors[lost]
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=rf"lacks tensors of its own architecture: {re.escape(lost)}"):
+    with pytest.raises(ModelError, match="lacks tensors of its own architecture: "):
         made(model, kind, ("a", "b"), 0, tmp_path)
