@@ -22,6 +22,7 @@ from typing import Any, Protocol, cast
 import ray
 from pydantic import Field
 from ray import serve
+from ray.exceptions import RayError
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -190,7 +191,7 @@ class Running:
         """Return what replicas told since the last call; of a machine that has no time for it, nothing yet."""
         try:
             return ray.get(self._notes.taken.remote(), timeout=_START_SECONDS)
-        except ray.exceptions.RayError:
+        except RayError:
             return []
 
     def healthy(self) -> bool:

@@ -117,7 +117,9 @@ def found(logits: Tensor, places: Tensor, labels: Sequence[str]) -> tuple[FoundB
     boxes = places.double()
     lefts = torch.cat([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], dim=-1)
     told = zip(best[order].tolist(), lefts[order].tolist(), scores[order].tolist(), strict=True)
-    return tuple(FoundBox(labels[label], x, y, width, height, score) for label, (x, y, width, height), score in told)
+    return tuple(
+        FoundBox(labels[int(label)], x, y, width, height, score) for label, (x, y, width, height), score in told
+    )
 
 
 def _true(row: Boxes) -> tuple[TrueBox, ...]:
