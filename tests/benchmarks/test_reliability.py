@@ -139,6 +139,7 @@ def test_a_process_that_stays_is_seen_and_ended(tmp_path: Path) -> None:
     assert process.others() == {}
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_what_it_was_once_it_ran_again(tmp_path: Path) -> None:
     """With a command that takes no time: the arena's own part."""
     arena = Arena(tmp_path)
