@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flows.run_page import artifact_key, inlined, show_markdown
 from flows.run_record import RunRecord, installed_versions, remember
 from flows.searching import Searched, best_first, ingredients, soup_of
-from flows.steps import Inputs, find_best, inputs, prepare, steps
+from flows.steps import Inputs, find_best, inputs, prepare, shown, steps
 from flows.trial_process import measured_value, trial_steps
 from ftlib.artifacts import Artifact
 from ftlib.data.listed import FileVersion
@@ -25,8 +25,7 @@ from ftlib.report.search_page import search_page
 from ftlib.search.importance import importances
 from ftlib.search.record import SearchRecord, SoupFacts
 from ftlib.search.trial import Trial
-from ftlib.stages.report import ReportJob, report
-from ftlib.stages.step import Step, Steps, step
+from ftlib.stages.step import Step, Steps
 from ftlib.workspace import Workspace, overwrite
 from tasks.runner import Runner, StageRun
 
@@ -88,7 +87,7 @@ def _measured(r: Recipe, work: Workspace, given: Inputs) -> Steps[_End | None]:
     """Yield a run without its publication."""
     data = yield from prepare(r, given)
     evidence = yield from find_best(r, work, data, given.model)
-    page = yield from step(report, evidence and ReportJob(evidence=evidence))
+    page = yield from shown(evidence)
     return _End(evidence, page, None) if evidence and page else None
 
 

@@ -637,9 +637,14 @@ def measured(
     return whole(reports)
 
 
+def shown(evidence: Evidence | None) -> Steps[Report | None]:
+    """Write the page."""
+    return (yield from step(report, evidence and ReportJob(evidence=evidence)))
+
+
 def publish(evidence: Evidence | None) -> Steps[Outcome | None]:
     """Write the page, and publish the choice if the gates agree."""
-    page = yield from step(report, evidence and ReportJob(evidence=evidence))
+    page = yield from shown(evidence)
     result = yield from step(register, evidence and page and RegisterJob(evidence=evidence, report=page))
     return Outcome(evidence, page, result) if evidence and page and result else None
 

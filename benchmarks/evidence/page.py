@@ -43,6 +43,12 @@ def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
     return "\n".join(parts)
 
 
+def _shorter(series: str) -> str:
+    """Name series in a cell: a line of the page has its width."""
+    names = series.split(", ")
+    return series if len(names) < 3 else f"{names[0]} to {names[-1]}"
+
+
 def _section(row: Row, trials: Sequence[Trial]) -> str:
     """Return what stands below one claim."""
     said = [f"**{row.claim}.**", f"{row.data}. Published: {row.published}."]
@@ -77,5 +83,7 @@ def _curve(row: Row, trials: Sequence[Trial]) -> list[str]:
     cells = [["points", "number", f"R2, at least {row.fit.least:g}", "seeds", ""]]
     for one in found:
         width = "" if one.half_width is None else f" ± {one.half_width:.3g}"
-        cells.append([f"{one.series}: {one.how}", str(one.points), f"{one.r2:.3f}{width}", str(one.seeds), one.word])
-    return [table(cells), "", f"![{row.fit.y} against {row.fit.x}](images/{picture(row).name})", ""]
+        cells.append(
+            [f"{_shorter(one.series)}: {one.how}", str(one.points), f"{one.r2:.3f}{width}", str(one.seeds), one.word]
+        )
+    return [table(cells), "", f"![{row.fit.y}](images/{picture(row).name})", ""]

@@ -47,7 +47,7 @@ def measure(seed: int, work: Path, settings: Mapping[str, Any]) -> Measured:
             else _kept(bench, parts, told, settings)
         )
         after = [right(answers(ended, one[asked]), labels[asked]) for one in tasks]
-        arms[way] = {"tasks/accuracy": float(np.mean(after)), "first/accuracy": after[0], "last/accuracy": after[-1]}
+        arms[way] = {"digits/accuracy": float(np.mean(after)), "first/accuracy": after[0], "last/accuracy": after[-1]}
     return Measured(arms=arms)
 
 

@@ -179,7 +179,7 @@ def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, f
         if cell["candidate"] == who and cell["split"] == arm.split
         for metric, estimate in cell["metrics"].items()
     }
-    for end in evidence["checkpoints"]:
+    for end in evidence.get("checkpoints", ()):
         if end["phase"] == who:
             told = {**end["facts"], "trained_parameters": end["trained_parameters"]}
             values |= {f"checkpoint/{name}": fact for name, fact in told.items() if not isinstance(fact, str)}

@@ -12,9 +12,11 @@ from ftlib.answer_log.profile import AnswerProfile, confidence_bin
 from ftlib.config import REPORT
 from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.prepared import split_file
+from ftlib.errors import StorageError, first_line
 from ftlib.evaluation.measured import Tables
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes import LabelOutcomes
+from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 def answers(evidence: Evidence, tables: Tables) -> dict[str, JsonValue]:
     """Return the profile of the chosen candidate's answers on the report split, by evaluation of one label a row.
 
-    Equal runs say the same: it is counted from the tables of outcomes. Raises StorageError if one is gone.
+    Equal runs say the same: it is counted from the tables of outcomes. What has none any more has no profile.
     """
     profiles: dict[str, JsonValue] = {}
     for evaluation, cell in sorted(evidence.measured(evidence.selection.chosen.name).items()):
@@ -33,7 +35,11 @@ def answers(evidence: Evidence, tables: Tables) -> dict[str, JsonValue]:
         kind = KINDS[evidence.recipe.datasets[dataset].format.yields]
         if kind.outcomes is not LabelOutcomes or evidence.recipe.tasks:
             continue
-        table = tables(cell)
+        try:
+            table = tables(cell)
+        except StorageError as error:  # it was collected meanwhile: the version is no worse for it
+            note("register", f"no profile of the answers in {evaluation}: {first_line(error)}")
+            continue
         assert isinstance(table, LabelOutcomes)
         tokens, unknown = _tokens(evidence, dataset) if kind.modality == "text" else (0, 0)
         counted = answer_profile(table).model_copy(update={"tokens": tokens, "unknown": unknown})

@@ -23,7 +23,7 @@ from ftlib.data.prepared import split_file
 from ftlib.data.rows import Checked
 from ftlib.data.snapshot import write_snapshot
 from ftlib.errors import IntegrityError, StorageError
-from ftlib.evaluation.measured import Estimate, EvalReport, Measured
+from ftlib.evaluation.measured import Estimate, EvalReport, Measured, tables_in
 from ftlib.evaluation.selection import Selection
 from ftlib.fingerprint import file_digest
 from ftlib.kinds.loading import save_model
@@ -445,7 +445,8 @@ def test_equal_content_has_an_equal_manifest_however_long_it_took(make, tmp_path
     facts = {"samples_per_second": 2.5, "seconds": 9.0, "peak_memory_bytes": 7}
     slower = [c.model_copy(update={"facts": facts, "seconds": 8.0}) for c in job.evidence.checkpoints]
     again = job.model_copy(update={"evidence": job.evidence.model_copy(update={"checkpoints": tuple(slower)})})
-    assert _stage(job, tmp_path / "a").digest() == _stage(again, tmp_path / "b").digest()
+    tables = tables_in(Workspace(tmp_path / "work"))
+    assert _stage(job, tmp_path / "a", tables).digest() == _stage(again, tmp_path / "b", tables).digest()
 
 
 def test_what_a_user_or_a_row_gave_stays_text_in_the_card(make):
