@@ -213,7 +213,7 @@ class Trying:
         return step.stage is train and step.which == str(self.order.recipe["phases"][-1]["name"])
 
     def _look(self) -> None:
-        """See what the last phase shows at the rungs that it has come to."""
+        """Read the last phase's curve at the rungs that it has come to."""
         step = self._step
         if not self.order.rungs or step is None or self._curve is None or not self._is_last_phase(step):
             return

@@ -76,6 +76,7 @@ class TrialProcess:
             process.wait()
 
     def _started(self) -> "subprocess.Popen[str]":
+        """Return the process, started where there is none."""
         if self._process is None:
             with local_errors(self._log):
                 private_folder(self._log.parent)

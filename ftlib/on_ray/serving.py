@@ -222,6 +222,7 @@ def running(serving: Serving, host: str, port: int) -> Generator[Running]:
 
 
 def _start(serving: Serving, host: str, port: int, here: Running) -> None:
+    """Start Ray Serve on a host and port, with the application on it, and wait until it answers."""
     quiet: Any = {"log_level": "WARNING", "enable_access_log": False}
     try:
         http = {"host": host, "port": port}

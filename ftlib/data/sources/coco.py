@@ -123,6 +123,7 @@ class _Joined:
                     yield BadRow(self._uri, number, len(msgspec.json.encode(one)), "unknown_image", detail)
 
     def _row(self, number: int, one: _Image, row_bytes: int) -> Row | BadRow:
+        """Make a row of an image and its annotations, or say why it is none."""
         of_image = self._of_image.get(_key(one.id), [])
         size = len(msgspec.json.encode([one, [told for _, told in of_image]]))
 
