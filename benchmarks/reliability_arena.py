@@ -73,7 +73,7 @@ class Process:
         if not self.ends_within(PATIENCE):
             self.kill("tree")
             self.ends_within(PATIENCE)
-        return PATIENCE if self.code is None else self.code  # type: ignore[return-value]
+        return -signal.SIGKILL if self.code is None else self.code
 
     def kill(self, how: str) -> None:
         """End its whole tree or its main process by SIGKILL, or ask it by SIGTERM."""

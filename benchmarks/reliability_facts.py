@@ -42,6 +42,7 @@ def differing(found: dict[str, Any], undisturbed: dict[str, Any]) -> list[str]:
 
 
 def _registry(folder: Path) -> dict[str, Any]:
+    """Return the versions, the moves of the alias, and what a deep check of the registry finds."""
     from ftlib.published.lineage import indexes_of
     from ftlib.registry.fsck import fsck
 
