@@ -147,9 +147,7 @@ def answers_become_worse(night: Night) -> str:
     assert "monitor's rule" in last.why, last.why
     assert len(night.events("reglage.quality")) == 1
     seconds = night.wait_served(1)
-    return (
-        f"monitor: {run['state_name']}, as the alias's history says; serve answers by version 1 {seconds:.0f} s later"
-    )
+    return f"monitor: {run['state_name']}, as the alias's history says; serve is at version 1 {seconds:.0f} s later"
 
 
 def nothing_follows(night: Night) -> str:
