@@ -24,13 +24,12 @@ from ftlib.data.sources.files import read_object
 from ftlib.data.sources.stored_files import StoredFiles
 from ftlib.errors import DataError
 from ftlib.storage.files import local_errors
+from ftlib.wording import thumb_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_UP = frozenset(("true", "1", "+1", "up", "yes", "y", "good", "like", "liked", "thumbs_up", "\U0001f44d"))
-_DOWN = frozenset(("false", "0", "-1", "down", "no", "n", "bad", "dislike", "disliked", "thumbs_down", "\U0001f44e"))
 _NAMES = 1000
 """Columns that are remembered, to say which there are where one is absent."""
 _ASKS: dict[str, tuple[PassReason, ...]] = {
@@ -221,13 +220,13 @@ class _Log:
         value = row.values.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
-        word = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
-        if word not in _UP | _DOWN:
+        up = thumb_of(value)
+        if up is None:
             what = (
                 f"says {value!r:.40}, allowed are true and false, 1 and 0 or -1, up and down, yes and no, good and bad"
             )
             return blame(row, "odd_thumb", name, what)
-        row.values[name] = word in _UP
+        row.values[name] = up
         return None
 
     def check_columns(self) -> None:
