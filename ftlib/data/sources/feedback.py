@@ -197,15 +197,19 @@ class _Log:
         }
         self.asked = asked[source.gives]
 
-    def spooled(self, lines: Iterator[Row | BadRow], stream: IO[bytes]) -> Iterator[BadRow]:
-        """Write the good lines to the spool, and yield the bad ones."""
+    def spooled(self, lines: Iterator[Row | BadRow], stream: IO[bytes]) -> Iterator[BadRow | Passed]:
+        """Write the good lines to the spool, and yield the bad ones and those that nobody was answered by."""
         end = 0
         for row in lines:
+            if isinstance(row, Row) and row.values.get("traffic") == "shadow":
+                yield Passed(row.bytes, "shadow")  # of the same request as the answer that somebody saw
+                continue
             bad = row if isinstance(row, BadRow) else self.versions.check(row) or self._read_thumb(row)
             if bad is not None:
                 yield bad
                 continue
             assert isinstance(row, Row)
+            self._unfold_answer(row)
             if len(self.names) < _NAMES:
                 self.names.update(row.values)
             file = self.places.get(row.uri)
@@ -228,6 +232,14 @@ class _Log:
             return blame(row, "odd_thumb", name, what)
         row.values[name] = up
         return None
+
+    def _unfold_answer(self, row: Row) -> None:
+        """Make a text of an answer that is one in an object, as `reglage serve` logs what a model writes."""
+        match row.values.get(self.source.answer):
+            case {"text": str(text), **others} if not others:
+                row.values[self.source.answer] = text
+            case _:
+                pass
 
     def check_columns(self) -> None:
         """Raise DataError for a column that is asked for and that no line has."""
