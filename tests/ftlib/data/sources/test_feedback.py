@@ -135,7 +135,8 @@ def test_what_serve_logs_is_a_log_of_feedback(tmp_path: Path) -> None:
     source = {"path": str(tmp_path), "request": "request", "prompt": "input", "time": "at"}
     found: dict[str, list[Any]] = {}
     for gives in ("thumbs", "corrections", "pairs"):
-        items = [*(log := Feedback.model_validate({**source, "gives": gives})).read(log.pin(), 10_000)]
+        served = Feedback.model_validate({**source, "gives": gives})
+        items = [*served.read(served.pin(), 10_000)]
         found[gives] = [one.values for one in items if isinstance(one, Row)]
         assert Counter(one.reason for one in items if isinstance(one, Passed))["shadow"] == 1
     assert {(row["answer"], row["thumb"]) for row in found["thumbs"]} == {("said 0", True), ("said 1", False)}
