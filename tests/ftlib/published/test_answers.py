@@ -20,7 +20,7 @@ from ftlib.published.own_tokens import OwnTokens
 from ftlib.testing import LABELS, tiny_lm_tokenizer, tiny_prepared, tiny_rows, tiny_tokenizer
 from tests.ftlib.stages.test_register import Run, published, pulled
 
-ODD = ("refund é invoice", "ß", "a crash é é today")
+ODD = ("refund 日 invoice", "ß", "a crash 日 本 today")
 
 
 def table(rows: int = 200, seed: int = 0) -> LabelOutcomes:
