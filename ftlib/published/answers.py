@@ -73,6 +73,6 @@ def count_tokens(split: Path, tokenizer: Any) -> tuple[int, int]:
     file = pa.ipc.open_file(pa.memory_map(str(split)))
     for i in range(file.num_record_batches):
         ids = file.get_batch(i).column(INPUT_IDS).flatten().to_numpy(zero_copy_only=False)
-        counts = own.count(ids)
-        tokens, unknown = tokens + counts[0], unknown + counts[1]
+        found = own.counts(ids)
+        tokens, unknown = tokens + found[0], unknown + found[1]
     return tokens, unknown

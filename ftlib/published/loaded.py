@@ -157,7 +157,7 @@ class LoadedVersion:
         if self._predictor.reads_files:
             return dict(encoded.measures)
         assert self._own_tokens is not None
-        tokens, unknown = self._own_tokens.count([id for piece in encoded.pieces for id in piece.ids])
+        tokens, unknown = self._own_tokens.counts([id for piece in encoded.pieces for id in piece.ids])
         known = {"length": len(example.text), "tokens": tokens}
         return known if self._own_tokens.unknown is None else {**known, "unknown": unknown}
 

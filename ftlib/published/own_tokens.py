@@ -25,7 +25,7 @@ class OwnTokens(NamedTuple):
         unknown = None if tokenizer.unk_token_id in around else tokenizer.unk_token_id  # GPT-2's is its end, too
         return cls(tuple(sorted({*tokenizer.all_special_ids} - {unknown})), unknown)
 
-    def count(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> tuple[int, int]:
+    def counts(self, ids: Sequence[int] | Int[np.ndarray, " tokens"]) -> tuple[int, int]:
         """Return how many tokens are not special, and how many of these are not known."""
         import numpy as np
 

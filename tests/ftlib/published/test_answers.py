@@ -73,7 +73,7 @@ def test_a_token_that_ends_every_text_is_none_that_is_not_known() -> None:
     assert own.unknown is None
     ids = tokenizer("refund invoice")["input_ids"]
     assert tokenizer.eos_token_id in ids
-    assert own.count(ids) == (2, 0)
+    assert own.counts(ids) == (2, 0)
 
 
 @pytest.fixture
