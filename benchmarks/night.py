@@ -216,9 +216,8 @@ def page(text: str, record: dict[str, Any]) -> str:
     machine = f"{record['cores']} cores at load {record['load'][0]:g} to {record['load'][1]:g}"
     lines = [line for what, seen, seconds in record["steps"] for line in wrapped(what, seen, seconds)]
     block = "\n".join(["```text", *lines, "```"])
-    broken_off = (
-        f"; it was broken off {counted(record['times'] - 1, 'time')} and went on" if record["times"] > 1 else ""
-    )
+    broken = record["times"] - 1
+    broken_off = f"; it was broken off {counted(broken, 'time')} and went on" if broken else ""
     said = f"On {record['at'][:10]}, on {machine}, with a tiny model, in {record['minutes']:g} minutes{broken_off}."
     return between(text, BEGIN, END, f"{said}\n\n{block}")
 
