@@ -217,7 +217,11 @@ def page(text: str, record: dict[str, Any]) -> str:
     lines = [line for what, seen, seconds in record["steps"] for line in wrapped(what, seen, seconds)]
     block = "\n".join(["```text", *lines, "```"])
     broken = record["times"] - 1
-    broken_off = f"; it was broken off {counted(broken, 'time')} and went on" if broken else ""
+    broken_off = (
+        f"; it was broken off {counted(broken, 'time')} and went on, from where a step's seconds count"
+        if broken
+        else ""
+    )
     said = f"On {record['at'][:10]}, on {machine}, with a tiny model, in {record['minutes']:g} minutes{broken_off}."
     return between(text, BEGIN, END, f"{said}\n\n{block}")
 

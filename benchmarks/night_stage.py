@@ -53,6 +53,7 @@ compute: {workers: 0}
 """
 ENDED_BADLY = {"FAILED", "CRASHED", "CANCELLED"}
 EVERY_MINUTE = ("* * * * *", "--timezone", "UTC")
+RAY_TRIES = 3
 _AT_ONCE = 100
 
 
@@ -66,6 +67,8 @@ class Night:
         self.port, self.asked = free_port(), 0
         self.known = set[str]()
         """Runs that were over when `news` was called last."""
+        self.stopped: set[str] | None = set()
+        """Looks that `reglage down` stopped when the night was broken off; None while it goes on."""
         self.done = False
         """Whether the step that goes on has done what it waits to see the outcome of."""
         self.rows, self.times = list[list[str]](), 1
@@ -90,12 +93,16 @@ class Night:
 
     def _recall(self, told: dict[str, Any]) -> None:
         self.rows, self.asked, self.known = told["rows"], told["asked"], {*told["known"]}
+        self.stopped = None
         self.done, self.times, self._served = told["done"], told["times"] + 1, told["served"]
 
     def go_on(self) -> None:
         """Start again what ran when the night was broken off."""
         if self.rows:
             self.come_up()
+            self.stopped = {
+                run["id"] for run in self.runs("monitor") + self.runs("watch") if run["state_type"] in ENDED_BADLY
+            }
         if self._served:
             self.serve()
 
@@ -127,7 +134,7 @@ class Night:
         answer = self.up.api.post("/flow_runs/filter", json={**asked, "sort": "EXPECTED_START_TIME_ASC"})
         found = [run for run in answer.raise_for_status().json() if run["state_type"] != "SCHEDULED"]
         for run in found:
-            if run["state_type"] in ENDED_BADLY:
+            if run["state_type"] in ENDED_BADLY and self.stopped is not None and run["id"] not in self.stopped:
                 raise RuntimeError(f"{flow} {run['name']} is {run['state_name']}: {run['state']['message']}")
         return found
 
@@ -172,22 +179,28 @@ class Night:
         """Start `reglage serve` of what the alias means, and wait until it answers."""
         line = [str(Path(sys.executable).with_name("reglage")), "serve", f"{NAME}@{CHAMPION}", "--port", str(self.port)]
         line += ["--log", "log", "--log-seconds", "1", "--threads", "1"]
-        with (self.home / "serve.log").open("ab") as log:
-            self.serving = subprocess.Popen(
-                line, cwd=self.home, env=self.up.environment, stdout=log, stderr=log, start_new_session=True
-            )
+        for left in reversed(range(RAY_TRIES)):
+            with (self.home / "serve.log").open("ab") as log:
+                self.serving = subprocess.Popen(
+                    line, cwd=self.home, env=self.up.environment, stdout=log, stderr=log, start_new_session=True
+                )
+            if waited("serve", lambda: self._answers() or self._ended()) is True:
+                break
+            if not left:
+                raise RuntimeError(f"serve ended: {(self.home / 'serve.log').read_text()[-1500:]}")
         token = self.home / ".reglage" / "serve.token"
-        waited("serve", self._answers)
         self.web = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"Authorization": f"Bearer {token.read_text().strip()}"},
             timeout=60.0,
         )
 
-    def _answers(self) -> bool:
+    def _ended(self) -> str:
+        """Say whether the process has ended: Ray gives up after 30 s on a machine with much to do."""
         assert self.serving
-        if self.serving.poll() is not None:
-            raise RuntimeError(f"serve ended: {(self.home / 'serve.log').read_text()[-1500:]}")
+        return "" if self.serving.poll() is None else "ended"
+
+    def _answers(self) -> bool:
         try:
             return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=30.0).is_success
         except httpx.HTTPError:
