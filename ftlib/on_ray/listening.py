@@ -18,6 +18,8 @@ class Listener:
         """Listen, and let an ASGI application answer in an event loop of its own. Raises BusyError for a taken port."""
         settings = uvicorn.Config(
             app,
+            interface="asgi3",
+            proxy_headers=False,
             access_log=False,
             log_config=None,
             lifespan="off",

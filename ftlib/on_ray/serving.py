@@ -144,6 +144,9 @@ class _Replica:
             response = await self(request)
         except ClientDisconnect:
             return
+        except Exception:
+            log.exception("%s %s failed", request.method, request.url.path)
+            response = _refusal(500, "ReglageError", "the server failed at this request; its log says why")
         finally:
             self._taken -= 1
         await response(scope, receive, send)
