@@ -58,20 +58,28 @@ class Place(NamedTuple):
 @click.option("--clients", multiple=True, type=int, default=[8, 32], show_default=True)
 @click.option("--seconds", type=float, default=8.0, show_default=True, help="Of every measurement.")
 @click.option("--repetitions", type=int, default=3, show_default=True)
-def main(sizes: tuple[str, ...], clients: tuple[int, ...], seconds: float, repetitions: int) -> None:
+@click.option("--folder", type=click.Path(path_type=Path), help="Keeps what is published for the next time.")
+def main(
+    sizes: tuple[str, ...], clients: tuple[int, ...], seconds: float, repetitions: int, folder: Path | None
+) -> None:
     """Measure requests per second, latency, and what an alias's move costs."""
     ratios: dict[str, Any] = {}
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            ratios[size] = measured(published(Path(folder), *SIZES[size]), size, clients, seconds, repetitions)
+    with tempfile.TemporaryDirectory() as temporary:
+        for size in sizes:
+            below = (folder or Path(temporary)).absolute() / size
+            place = Place(below, below / "registry")
+            if not place.registry.exists():
+                published(below, *SIZES[size])
+            ratios[size] = measured(place, size, clients, seconds, repetitions)
     settings = {"clients": list(clients), "seconds": seconds, "repetitions": repetitions, "targets": TARGETS}
     print_result("serving", ratios, {**settings, **describe_machine()})
 
 
-def published(folder: Path, layers: int, hidden: int) -> Place:
+def published(folder: Path, layers: int, hidden: int) -> None:
     """Publish two versions of a model of a size."""
     from transformers import BertConfig, BertModel
 
+    folder.mkdir(parents=True)
     recipe = tiny_recipe(folder)
     config = BertConfig(
         vocab_size=len(tiny_tokenizer()),
@@ -86,7 +94,6 @@ def published(folder: Path, layers: int, hidden: int) -> Place:
         recipe.write_text(re.sub(r"learning_rate: \S+}", f"learning_rate: {rate}}}", recipe.read_text()))
         done = reglage(folder, "run", str(recipe), "--work", str(folder / "work"))
         assert done.wait() == 0, f"the recipe in {folder} failed"
-    return Place(folder, folder / "registry")
 
 
 def measured(
