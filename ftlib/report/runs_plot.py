@@ -21,7 +21,7 @@ _MOST_NAMES = 12
 _MOST_APART = 100
 """Of dots and lines that names keep off: with more there is no free place, and to look for one takes minutes."""
 _MOST_DRAWN = 1000
-"""Of dots that the page has as shapes; more are one image, or a browser would have to draw them all."""
+"""Of dots that the page has as shapes; more are small, and one image, or a browser would have to draw them all."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,10 @@ def pareto_figure(
         others = [*dict.fromkeys((x, y) for name, x, y in placed if name not in names)]
         best = sorted({(x, y) for name, x, y in placed if name in names})
         if others:
-            dots: Any = {"color": TARGET, "alpha": 0.6, "edgecolors": "white", "rasterized": len(others) > _MOST_DRAWN}
-            plot.scatter(*zip(*others, strict=True), s=_AREA, zorder=2, **dots)
+            many = len(others) > _MOST_DRAWN
+            area, edges = (_AREA / 8, "none") if many else (_AREA, "white")
+            dots: Any = {"color": TARGET, "alpha": 0.6, "edgecolors": edges, "rasterized": many}
+            plot.scatter(*zip(*others, strict=True), s=area, zorder=2, **dots)
         if best:
             plot.plot(*zip(*best, strict=True), color=CHOSEN, linewidth=1.2, alpha=0.6, zorder=3)
             dots = {"color": CHOSEN, "edgecolors": "white", "rasterized": len(best) > _MOST_DRAWN}
