@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, Protocol, cast
 
@@ -33,6 +34,8 @@ from ftlib.training.compute import Compute
 NAME = "reglage"
 _NOTES = "reglage-serve-notes"
 _STOP_SECONDS, _START_SECONDS = 20.0, 600.0
+_NICENESS = "RAY_worker_niceness"
+"""By default Ray's workers, so replicas too, get what all others leave of the processor: 15."""
 
 log = logging.getLogger("ray.serve")
 
@@ -234,6 +237,7 @@ def running(serving: Serving, host: str, port: int) -> Generator[Running]:
     start.
     """
     compute = Compute(workers=serving.replicas, threads=serving.threads, use_gpu=serving.use_gpu)
+    os.environ[_NICENESS] = "0"  # before Ray's own processes, which inherit it
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with contextlib.ExitStack() as ending, contextlib.closing(reserved(host, port)), session(compute):
