@@ -60,7 +60,10 @@ def test_what_does_not_fit_answers_that_are_drawn_is_named() -> None:
     alone = recipe()
     alone["datasets"]["d"]["format"]["completion"] = None
     assert "evaluations.e: 'perplexity' reads the rows' own answers" in refused(alone)
-    alone["evaluations"]["e"] |= {"metrics": [{"kind": "reward", "reward": {"kind": "length"}}], "max_new_tokens": 8}
+    alone["evaluations"]["e"] |= {
+        "metrics": [{"kind": "reward", "reward": {"kind": "length", "most": 9}}],
+        "max_new_tokens": 8,
+    }
     alone["select"]["by"] = "e/reward"
     assert Recipe.model_validate(alone).datasets["d"].format.asks_alone
     alone["phases"][0]["objective"]["reward"] = {"kind": "exact_match"}
