@@ -350,6 +350,7 @@ class TestKills:
             "models/m/versions/00000001.json",
         ]
 
+    @pytest.mark.slow
     def test_a_kill_between_calls_of_the_store_loses_nothing(self, tmp_path: Path):
         assert self.kill_everywhere(lambda n: LocalStore(tmp_path / f"r{n}"), tmp_path, "between") >= 24
 

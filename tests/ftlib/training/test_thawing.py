@@ -241,7 +241,7 @@ def test_early_stopping_takes_back_groups_that_began_after_the_best_step(
 
 
 @pytest.mark.parametrize(
-    "family", ["efficientnet", *(pytest.param(one, marks=pytest.mark.slow) for one in ("resnet", "vit"))]
+    "family", [pytest.param(one, marks=pytest.mark.slow) for one in ("efficientnet", "resnet", "vit")]
 )
 def test_statistics_of_waiting_layers_do_not_move(tmp_path: Path, family: ImageFamily) -> None:
     """Two epochs of as many groups: head, then the last block with what follows it; all before is as it was."""
