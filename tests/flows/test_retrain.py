@@ -209,6 +209,7 @@ def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
     assert case.index("](http://pages/artifacts/artifact/7)") < case.index("## Challenger against champion")
 
 
+@pytest.mark.slow
 def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
     state, found = kept.retrain("retrain.promote=better", "retrain.margin=0")
@@ -294,6 +295,7 @@ def waiting(kept: Model) -> Callable[..., tuple[Recipe, Challenge]]:
     return wait
 
 
+@pytest.mark.slow
 def test_a_promotion_that_lost_the_race_is_judged_against_the_new_champion(
     kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
 ):
@@ -398,6 +400,7 @@ def test_a_clock_that_was_a_year_ahead_loses_no_row_and_blocks_nothing(model: Mo
     assert "needed are 50" in state.message
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(
     kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
 ):

@@ -54,7 +54,8 @@ def is_training(work: Path) -> bool:
     return any(path.stat().st_size for path in (work / "stages" / "train").glob("*.work/curves.jsonl"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_training_with_130_and_one_line(tiny_recipe: Path, tmp_path: Path, number: signal.Signals):
     process, mark = start(tiny_recipe, tmp_path, *LONG)
     wait_until(lambda: is_training(tmp_path))
