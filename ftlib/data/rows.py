@@ -78,6 +78,7 @@ PassReason = Literal[
     "same_answer",
     "contradictory_thumbs",
     "no_counterpart",
+    "shadow",
 ]
 
 DropReason = Literal[
