@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from flows.jobs import bases
 from flows.measuring import fitting, measure
+from flows.models_beside import bases
 from flows.steps import Data
 from ftlib.config import REPORT, Split
 from ftlib.data.profile import Profile

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs import bases, found_companions, found_onto
+from flows.models_beside import bases, found_companions, found_onto
 from flows.plan_askings import answering_plan, evaluation_seconds, fisher_plans, revising_plan, scoring_plan
 from flows.plan_facts import PhasePlan, RunPlan, ScoringPlan
 from flows.plan_stages import Planner

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from flows import jobs
+from flows import candidate_jobs, companion_jobs, jobs, models_beside
 from ftlib.config import REPORT, SELECTION, Config, Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.forgotten import ForgetRequest, read_requests
@@ -140,15 +140,15 @@ def inputs(
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
     check_registry(r)
-    model, companions = find_any(r.model, jobs.bases(r, work)), jobs.found_companions(r, work)
+    model, companions = find_any(r.model, models_beside.bases(r, work)), models_beside.found_companions(r, work)
     check_resources(r, model.folder, companions)
     check_prune(r, model)
     check_principles(r)
     check_rewards(r)
-    jobs.find_asked(r)
+    models_beside.find_asked(r)
     if r.phases[0].penalty and (kept := r.phases[0].penalty.keeps) and not kept.datasets:
         read_carried(model)  # what it lacks is said now, and not behind the rows
-    onto = jobs.found_onto(r, work)
+    onto = models_beside.found_onto(r, work)
     files = pinned(r, work) if files is None else files
     return Inputs(model, files, used, names, companions, onto=onto, forgotten=read_requests(work))
 
@@ -221,7 +221,7 @@ def ingested(
 
 def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) -> Steps[Evidence | None]:
     """Train every phase of a model, interpolate, measure, choose, and measure the choice beside every phase's end."""
-    elsewhere = jobs.found_siblings(r, work) if data else []
+    elsewhere = models_beside.found_siblings(r, work) if data else []
     start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
     if start:
         check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
@@ -272,7 +272,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         selection=selection,
         final=tuple(final),
         companions={
-            phase.name: jobs.beside_phase(phase, checkpoints, data.companions.get(phase.name, {}))
+            phase.name: models_beside.beside_phase(phase, checkpoints, data.companions.get(phase.name, {}))
             for phase in r.phases
             if phase.beside
         },
@@ -396,7 +396,7 @@ def named_by(
     """Return the job that names candidates; None while something that they are made of is not made."""
     if trail is None or siblings is None or (r.interpolation.carried_to and not onto):
         return None
-    return jobs.interpolate_job(r, trail, siblings, onto, data and data.onto)
+    return candidate_jobs.interpolate_job(r, trail, siblings, onto, data and data.onto)
 
 
 def chosen(
@@ -407,10 +407,10 @@ def chosen(
     """Choose one of the measured candidates, after measuring how far each moved where the rule asks for that."""
     distances: KLToStart | None = None
     if r.select.divergence:
-        job = jobs.diverge_job(r, *swept, prepared) if swept and prepared else None
+        job = candidate_jobs.diverge_job(r, *swept, prepared) if swept and prepared else None
         distances = yield from step(diverge, job)
     told = distances is not None or r.select.divergence is None
-    return (yield from step(select, jobs.select_job(r, *swept, distances) if swept and told else None))
+    return (yield from step(select, candidate_jobs.select_job(r, *swept, distances) if swept and told else None))
 
 
 def _measures_norms(r: Recipe, model: FoundModel) -> bool:
@@ -463,7 +463,9 @@ def revised(
     names = [*phase.parts] if phase.principles else []
     for name in names:
         job = (
-            jobs.revise_job(r, phase, name, trail, data.prepared[name], data.raw[name], by) if trail and data else None
+            companion_jobs.revise_job(r, phase, name, trail, data.prepared[name], data.raw[name], by)
+            if trail and data
+            else None
         )
         if made := (yield from step(revise, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)):
             pairs[name] = made
@@ -485,7 +487,7 @@ def upheld(
     by = data.companions.get(phase.name, {}).get(CRITIC) if data else None
     for name in phase.parts if phase.principles else ():
         job = (
-            jobs.uphold_job(r, phase, name, trail, data.prepared[name], data.raw[name], by, pairs[name])
+            companion_jobs.uphold_job(r, phase, name, trail, data.prepared[name], data.raw[name], by, pairs[name])
             if trail and data and name in pairs
             else None
         )
@@ -502,7 +504,7 @@ def answered(
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the answers that a frozen model writes, where it learns from those."""
     for name in phase.parts if phase.answers else ():
-        job = jobs.answer_job(r, phase, name, trail, prepared[name], by) if trail and prepared else None
+        job = companion_jobs.answer_job(r, phase, name, trail, prepared[name], by) if trail and prepared else None
         made = yield from step(answer, job, f"{name} for {phase.name}", on_ray=r.compute.infers_on_ray)
         prepared = {**prepared, name: made} if prepared and made else None
     return prepared
@@ -517,7 +519,7 @@ def scored(
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the columns that its objective reads of frozen models; most have none."""
     for name, part, which in scorings(phase):
-        job = jobs.score_job(r, phase, name, trail, prepared[part], elsewhere) if trail and prepared else None
+        job = companion_jobs.score_job(r, phase, name, trail, prepared[part], elsewhere) if trail and prepared else None
         made = yield from step(score, job, which, on_ray=r.compute.infers_on_ray)
         prepared = {**prepared, part: made} if prepared and made else None
     return prepared
@@ -532,7 +534,7 @@ def quoted(
     r: Recipe, name: str, data: PreparedDataset | None, raw: Mapping[str, RawDataset] | None
 ) -> Steps[PreparedDataset | None]:
     """Give a dataset's rows their prompts as texts, where what is written behind them is graded."""
-    return (yield from step(quote, jobs.quote_job(r, name, data, raw[name]) if data and raw else None, name))
+    return (yield from step(quote, companion_jobs.quote_job(r, name, data, raw[name]) if data and raw else None, name))
 
 
 def sweep(
@@ -582,7 +584,7 @@ def completed(
     """Give candidates, of which there will be `count` at most, BatchNorm statistics of their own with `norms`."""
     if not norms:
         return members
-    job = jobs.batch_norm_job(r, members, prepared) if members and prepared else None
+    job = candidate_jobs.batch_norm_job(r, members, prepared) if members and prepared else None
     made = yield from step(batch_norm, job, on_ray=r.compute.infers_on_ray, candidates=count)
     return made and made.members
 
@@ -605,7 +607,7 @@ def enriched(
             beside[name] = made
     names = [name for name, evaluation in r.evaluations.items() if evaluation.reference is not None]
     for name in names:
-        job = None if trail is None or not prepared else jobs.reference_job(r, name, trail, prepared)
+        job = None if trail is None or not prepared else companion_jobs.reference_job(r, name, trail, prepared)
         which = f"{r.evaluations[name].dataset} by reference for {name}"
         if made := (yield from step(score, job, which, on_ray=r.compute.infers_on_ray)):
             beside[name] = made
@@ -629,7 +631,7 @@ def measured(
     for name in r.evaluations:
         job = None
         if members and prepared and beside is not None:
-            job = jobs.evaluate_job(r, name, members, prepared, split, beside)
+            job = candidate_jobs.evaluate_job(r, name, members, prepared, split, beside)
         on_ray, number = r.compute.infers_on_ray, len(members or ()) or count
         reports.append(
             (yield from step(evaluate, job, f"{name} {split} {of}".rstrip(), on_ray=on_ray, candidates=number))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 import yaml
 
-from flows import jobs, plan
+from flows import models_beside, plan
 from flows import steps as steps_module
 from flows.steps import Inputs, Outcome, pinned, steps
 from ftlib.artifacts import Artifact
@@ -224,7 +224,7 @@ def recipe(request: pytest.FixtureRequest, tiny: Path, monkeypatch: pytest.Monke
 
 
 def given(recipe: Recipe, work: Workspace) -> Inputs:
-    return Inputs(find_any(recipe.model), pinned(recipe, work), companions=jobs.found_companions(recipe, work))
+    return Inputs(find_any(recipe.model), pinned(recipe, work), companions=models_beside.found_companions(recipe, work))
 
 
 def run(recipe: Recipe, work: Workspace, inputs: Inputs) -> tuple[list[Asked], Outcome]:
