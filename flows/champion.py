@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from flows.measuring import fitting, measure
 from flows.models_beside import bases
-from flows.steps import Data
+from flows.run_values import Data
 from ftlib.config import REPORT, Split
 from ftlib.data.profile import Profile
 from ftlib.evaluation.measured import EvalReport, tables_in

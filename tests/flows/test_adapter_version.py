@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from flows import jobs, models_beside
 from flows.command_line.main import main
-from flows.steps import Inputs, Outcome, inputs, pinned, steps
+from flows.run_values import Inputs, Outcome
+from flows.steps import inputs, pinned, steps
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.publish_check import adapter_version_difference
 from ftlib.kinds.published_processor import settle_processor

@@ -12,7 +12,8 @@ import yaml
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from flows import jobs, models_beside
-from flows.steps import Inputs, Outcome, pinned, steps
+from flows.run_values import Inputs, Outcome
+from flows.steps import pinned, steps
 from ftlib.errors import RecipeError
 from ftlib.models.adapter import find_any
 from ftlib.models.folder import find_model
