@@ -9,7 +9,7 @@ machine give the same bytes.
 
 A new YOLOS of transformers has zeros where places and queries are told apart: all of its queries say one box, and no
 patch knows where it lies. Here patches begin with waves of their line and column, and each query with those of a place
-of its own.
+of its own, and it is the query nearest to a box that learns to say it.
 """
 
 from __future__ import annotations
@@ -81,26 +81,30 @@ def train(model: Any, processor: Any, steps: int, seed: int = 0) -> float:
     """Teach the model to find drawn shapes, in place; return the mean loss of the last hundred steps."""
     import torch
 
-    from ftlib.kinds.batch import Batch
-    from ftlib.kinds.box_loss import box_losses
+    from ftlib.kinds.box_loss import match, matched_losses
 
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-4)
     mean, std = (torch.tensor(each).reshape(3, 1, 1) for each in (processor.image_mean, processor.image_std))
+    middles = (torch.arange(SIDE) + 0.5) / SIDE
+    lines, columns = torch.meshgrid(middles, middles, indexing="ij")
+    side = torch.full((SIDE, SIDE), 1 / SIDE)
+    anchors = torch.stack([columns, lines, side, side], dim=-1).reshape(1, -1, 4).expand(BATCH, -1, -1)
     photos, losses, began = _photos(), list[float](), time.monotonic()
     model.train()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * min(1, 2 * (1 - step / steps))
         pixels, targets = drawn(photos, [seed, step])
-        batch = Batch({}, torch.ones(BATCH, dtype=torch.int64), torch.from_numpy(targets))
         output: Any = model(pixel_values=(torch.from_numpy(pixels) / 255 - mean) / std)
-        loss = box_losses(output, batch).mean()
+        labels, boxes = torch.from_numpy(targets[..., 0]).long(), torch.from_numpy(targets[..., 1:])
+        pairs = match(torch.zeros_like(output.logits), anchors, labels, boxes)
+        loss = matched_losses(output.logits, output.pred_boxes, labels, boxes, pairs).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))
-        if step % 500 == 499:
+        if (step + 1) % max(1, steps // 10) == 0:
             print(f"step {step + 1} of {steps}: loss {np.mean(losses[-100:]):.3f}, {time.monotonic() - began:.0f} s")
     model.eval()
     return float(np.mean(losses[-100:]))

@@ -25,6 +25,9 @@ NOTHING = 0.1
 PLACE, OVERLAP = 5.0, 2.0
 """What distance and lack of overlap of boxes count, beside 1 for the label; in the matching as in the loss."""
 
+Pairs = tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]
+"""The row, the query and the box of each pair."""
+
 
 def box_losses(output: Any, batch: Batch) -> Float[Tensor, " rows"]:
     """Return each image's loss; targets are boxes x (label, x and y of the middle, width, height), filled up.
@@ -34,7 +37,18 @@ def box_losses(output: Any, batch: Batch) -> Float[Tensor, " rows"]:
     assert batch.targets is not None
     logits, places = output.logits.float(), output.pred_boxes.float()
     labels, boxes = batch.targets[..., 0].long(), batch.targets[..., 1:]
-    rows, queries, matched = match(logits, places, labels, boxes)
+    return matched_losses(logits, places, labels, boxes, match(logits, places, labels, boxes))
+
+
+def matched_losses(
+    logits: Float[Tensor, "rows queries says"],
+    places: Float[Tensor, "rows queries 4"],
+    labels: Int[Tensor, "rows boxes"],
+    boxes: Float[Tensor, "rows boxes 4"],
+    pairs: Pairs,
+) -> Float[Tensor, " rows"]:
+    """Return each image's loss where it is said which query is to say which box."""
+    rows, queries, matched = pairs
     nothing = logits.shape[-1] - 1
     said = torch.full(logits.shape[:2], nothing, device=logits.device)
     said[rows, queries] = labels[rows, matched]
@@ -64,7 +78,7 @@ def match(
     places: Float[Tensor, "rows queries 4"],
     labels: Int[Tensor, "rows boxes"],
     boxes: Float[Tensor, "rows boxes 4"],
-) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+) -> Pairs:
     """Return the cheapest matching of one to one in each row: the rows, their queries and their boxes."""
     from scipy.optimize import linear_sum_assignment
 

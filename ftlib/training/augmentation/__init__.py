@@ -5,6 +5,6 @@ from typing import Annotated
 from pydantic import Field
 
 from ftlib.training.augmentation.images import ImageAugmentation
-from ftlib.training.augmentation.mirror import Mirror
+from ftlib.training.augmentation.mirrored_images import Mirror
 
 Augmentation = Annotated[ImageAugmentation | Mirror, Field(discriminator="kind")]

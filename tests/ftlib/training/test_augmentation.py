@@ -22,7 +22,7 @@ from ftlib.kinds.open_split import open_split
 from ftlib.testing import tiny_boxed_cells, tiny_detector, tiny_prepared_as
 from ftlib.training import curves
 from ftlib.training.augmentation.images import ImageAugmentation
-from ftlib.training.augmentation.mirror import Mirror
+from ftlib.training.augmentation.mirrored_images import Mirror
 from ftlib.training.batches import Order
 from tests.ftlib.training.image_kit import LABELS, PIXELS, image_data, image_phase, image_start, trained
 
