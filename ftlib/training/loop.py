@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from typing_extensions import override
 
-from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.kinds.augment import Augment
+from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Piece
 from ftlib.training.batches import GlobalBatch, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead

@@ -22,13 +22,14 @@ import torch
 from torch import nn
 
 from ftlib.errors import Interrupted, RecipeError, TrainingError
+from ftlib.kinds.augment import Augment
 from ftlib.kinds.batch import LossSum
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.loading import head_modules, load_unread, merged
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
-from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.kinds.split import PreparedSplit
 from ftlib.kinds.task_model import module_of
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits

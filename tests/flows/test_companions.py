@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flows.command_line.main import main
-from flows.jobs import beside_phase, reference_job
+from flows.companion_jobs import reference_job
+from flows.models_beside import beside_phase
 from flows.plan import make_plan
 from flows.steps import inputs, steps
 from ftlib.config import BatchKind, Config
