@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
-from ftlib.data.rows import reasons, remedies
+from ftlib.data.row_reasons import reasons, remedies
 from ftlib.wording import counted, escaped, table
 
 
