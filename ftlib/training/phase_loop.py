@@ -49,7 +49,7 @@ from ftlib.training.modes import answering, into_training, rest_frozen
 from ftlib.training.optimizer import build_optimizer, held_by, set_rate, too_slow, total_steps
 from ftlib.training.parts import drawn_from, open_part
 from ftlib.training.penalties.base import Start
-from ftlib.training.phase_model import fresh_of, build_model, place
+from ftlib.training.phase_model import build_model, fresh_of, place
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
