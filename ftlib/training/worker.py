@@ -34,7 +34,8 @@ from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
 from ftlib.training.attempt import Trained
 from ftlib.training.by_task import minimised
-from ftlib.training.checkpoints import FOLDER, State
+from ftlib.training.checkpoint_names import FOLDER
+from ftlib.training.checkpoints import State
 from ftlib.training.curves import FILE, STARTS, STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.heartbeat import Heartbeat

@@ -20,7 +20,7 @@ from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import checkpoint_parts, curves, worker
-from ftlib.training.checkpoints import saved_step
+from ftlib.training.checkpoint_names import saved_step
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
 
