@@ -35,6 +35,10 @@ class Share:
     index: int
     of: int
 
+    def parts(self, count: int) -> list[Share]:
+        """Return shares of it that together have its batches, each once."""
+        return [Share(self.index + i * self.of, self.of * count) for i in range(count)]
+
 
 EVERYTHING = Share(0, 1)
 
