@@ -15,8 +15,9 @@ from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Encoded, Example, Piece
 from ftlib.errors import DataError, ModelError
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, ChatPredictor, Prediction, Predictor, SpanPredictor, Unasked
+from ftlib.kinds.table.row import Kind
 from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.models.checkpoint import task_in
 from ftlib.published.own_tokens import OwnTokens
