@@ -50,6 +50,7 @@ PassReason = Literal[
     "same_answer",
     "contradictory_thumbs",
     "no_counterpart",
+    "shadow",
 ]
 
 DropReason = Literal[
