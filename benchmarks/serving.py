@@ -1,9 +1,9 @@
 """`reglage serve` beside transformers' pipeline behind FastAPI, on the same cores: `python -m benchmarks.serving`.
 
 All answer the same published weights with as many threads as there are cores, in rounds that take turns, to clients
-that run on the same cores too. Ours has its defaults, checks a token and writes its log meanwhile. The pipeline is
-called in FastAPI's threads, and in its event loop: ratios are against the one that answers more. Last, an alias moves
-under load: seconds until an answer is the new version's, and requests that failed.
+that run on the same cores too; whoever is not asked idles. Ours has its defaults, checks a token and writes its log
+meanwhile. The pipeline is called in FastAPI's threads, and in its event loop: ratios are against the one that answers
+more. Last, an alias moves under load: seconds until an answer is the new version's, and requests that failed.
 """
 
 from __future__ import annotations
@@ -103,12 +103,15 @@ def measured(
     version = ModelRegistry(LocalStore(place.registry)).version(NAME, 1)
     ModelRegistry(LocalStore(place.registry)).pull(version, place.folder / "pulled")
     place.move(1)
+    with contextlib.ExitStack() as running:
+        servers = {name: running.enter_context(plain(place, name.split()[-1])) for name in PLAIN}
+        servers[OURS] = running.enter_context(ours(place))
 
-    def rate(name: str, repetition: int) -> dict[str, Any]:
-        with ours(place) if name == OURS else plain(place, name.split()[-1]) as (port, token):
-            return {str(count): asked(port, token, count, seconds) for count in clients}
+        def rate(name: str, repetition: int) -> dict[str, Any]:
+            return {str(count): asked(*servers[name], count, seconds) for count in clients}
 
-    found = interleaved((*PLAIN, OURS), repetitions, rate)
+        found = interleaved((*PLAIN, OURS), repetitions, rate)
+        moves = moved(place, *servers[OURS])
     ratios: dict[str, dict[str, float]] = {}
     rows: list[list[str]] = []
     for count in map(str, clients):
@@ -123,22 +126,25 @@ def measured(
         ratios[count] = {key: round(values[OURS][key] / values[best][key], 2) for key in keys}
         ratios[count]["failed"] = sum(one["failed"] for outcomes in of.values() for one in outcomes)
     print_table(f"{size}, load {os.getloadavg()[0]:.1f}", ("", "requests/s", "p50 ms", "p99 ms", "rounds"), rows)
-    return {**ratios, "alias_move": moved(place)}
+    return {**ratios, "alias_move": moves}
 
 
-def moved(place: Place) -> dict[str, float]:
+def moved(place: Place, port: int, token: str) -> dict[str, float]:
     """Move the alias thrice under eight clients' load; return seconds until new answers, and requests that failed."""
     taken: list[float] = []
-    with ours(place) as (port, token), ThreadPoolExecutor(1) as pool:
-        under = pool.submit(asked, port, token, 8, 30.0)
+    with ThreadPoolExecutor(1) as pool:
+        under = pool.submit(asked, port, token, 8, 20.0)
         for version in (2, 1, 2):
-            time.sleep(3.0)
+            time.sleep(2.0)
             place.move(version)
             begun = time.monotonic()
             while answering(port, token) != version:
                 time.sleep(0.05)
             taken.append(time.monotonic() - begun)
-        return {"seconds_least": min(taken), "seconds_most": max(taken), "failed": under.result()["failed"]}
+        outcome = under.result()
+    requests = round(outcome["requests_per_second"] * 20.0) + outcome["failed"]
+    seconds = {"seconds_least": round(min(taken), 2), "seconds_most": round(max(taken), 2)}
+    return {**seconds, "requests": requests, "failed": outcome["failed"]}
 
 
 def answering(port: int, token: str) -> int:

@@ -10,6 +10,9 @@ import uvicorn
 
 from ftlib.errors import BusyError
 
+_BACKLOG = 1024
+"""Connections that wait to be taken."""
+
 
 class Listener:
     """Speaks HTTP on a port that the replicas of a machine share: the system hands each connection to one of them."""
@@ -45,16 +48,31 @@ class Listener:
         self._thread.join(self._seconds)
 
 
+def reserved(host: str, port: int) -> socket.socket:
+    """Hold a port for listeners of this user, without listening: no other server is given it, nor is half of ours.
+
+    Raises BusyError for a taken port.
+    """
+    held = _bound(host, port, socket.SO_REUSEADDR)  # passes over what the last holder left closing
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # from now on: two that reserve it do not share it
+    return held
+
+
 def _shared(host: str, port: int) -> socket.socket:
-    """Return a socket on a port that other processes of this user may share."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(1024)
-    except OSError as error:
-        listening.close()
-        raise BusyError(f"--port: {host}:{port} cannot be had: {error.strerror}; choose another") from error
+    """Return a socket that listens on a port which other processes of this user may share."""
+    listening = _bound(host, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+    listening.listen(_BACKLOG)
     return listening
+
+
+def _bound(host: str, port: int, *options: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    for option in options:
+        bound.setsockopt(socket.SOL_SOCKET, option, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise BusyError(f"--port: {host}:{port} cannot be had: {error.strerror}; choose another") from error
+    return bound

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse
 from ftlib.config import Config
 from ftlib.errors import ReglageError, TransientError, first_line
 from ftlib.on_ray.batches import Batches
-from ftlib.on_ray.listening import Listener
+from ftlib.on_ray.listening import Listener, reserved
 from ftlib.on_ray.session import session
 from ftlib.training.compute import Compute
 
@@ -230,12 +230,13 @@ class Running:
 def running(serving: Serving, host: str, port: int) -> Generator[Running]:
     """Serve it while the block runs, by a Ray of its own. Call it from the main thread.
 
-    Raises what a factory raises, by its words, and TransientError where Ray Serve does not start.
+    Raises what a factory raises, by its words, BusyError for a taken port, and TransientError where Ray Serve does not
+    start.
     """
     compute = Compute(workers=serving.replicas, threads=serving.threads, use_gpu=serving.use_gpu)
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with contextlib.ExitStack() as ending, session(compute):
+    with contextlib.ExitStack() as ending, contextlib.closing(reserved(host, port)), session(compute):
         actor: Any = ray.remote(_Notes)
         notes = actor.options(name=_NOTES, num_cpus=0).remote()
         here = Running(notes)

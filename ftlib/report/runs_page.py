@@ -15,9 +15,11 @@ from ftlib.tracking.run_words import main_metrics, row_of, titles
 from ftlib.wording import counted
 from ftlib.workspace import write_durably
 
-_STYLE = """@media (scripting: enabled) { body:not(.ready) tbody tr:nth-child(n+501) { display: none; } }
+_STYLE = """main { max-width: 90rem; } section#runs td:last-child { min-width: 14rem; }
+@media (scripting: enabled) { body:not(.ready) tbody tr:nth-child(n+501) { display: none; } }
 """
-"""Keeps a browser from laying out thousands of rows, for half a minute, before the script says which are shown."""
+"""A table of many columns needs the room; and a browser would lay out thousands of rows, for half a minute, before the
+script says which are shown."""
 _SCRIPT = """<script>
 const shown = 500;
 for (const table of document.querySelectorAll("section#runs table, section#recipes table")) {

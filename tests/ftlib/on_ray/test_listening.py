@@ -12,17 +12,15 @@ from typing import Any
 import pytest
 
 from ftlib.errors import BusyError
-from ftlib.on_ray.listening import Listener
+from ftlib.on_ray.listening import Listener, reserved
 
 HOST = "127.0.0.1"
 
 
 @pytest.fixture
 def port() -> Generator[int]:
-    """A port that nobody else is given meanwhile: held, but not listened on."""
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind((HOST, 0))
+    """A port that nobody else is given meanwhile."""
+    with reserved(HOST, 0) as held:
         yield held.getsockname()[1]
 
 
@@ -73,3 +71,22 @@ def test_a_port_that_another_holds_alone_is_one_line() -> None:
         port = held.getsockname()[1]
         with pytest.raises(BusyError, match=rf"--port: {HOST}:{port} cannot be had: .*; choose another"):
             Listener(app(""), HOST, port, 5.0)
+
+
+def test_who_reserves_a_port_shares_it_with_listeners_alone(port: int) -> None:
+    with pytest.raises(BusyError, match="cannot be had"):
+        reserved(HOST, port)
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server((HOST, port))
+
+
+def test_a_port_whose_last_connections_are_still_closing_is_had_again() -> None:
+    with socket.create_server((HOST, 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection((HOST, port)) as caller:
+            server.accept()[0].close()  # who closes first waits for a minute
+            caller.recv(1)
+    with pytest.raises(OSError, match="in use"), socket.socket() as plain:
+        plain.bind((HOST, port))
+    with reserved(HOST, port):
+        pass
