@@ -34,7 +34,7 @@ Then: reglage run recipes/{name}.yaml, and echo "a text" | reglage predict {name
 def init(
     files: tuple[Path, ...], name: str | None, folder: Path, model: str | None, example: str | None, as_json: bool
 ) -> None:
-    """Write a recipe for FILES (jsonl, csv, parquet, or a folder of them or of images), and a project around it.
+    """Write a recipe for FILES (jsonl, csv, parquet, COCO's json, or a folder of rows or images), and a project for it.
 
     A sample is looked at, and what is guessed of it says why in the recipe: format, columns, label, split, model and
     metrics. No file that is there already is written over.
@@ -85,7 +85,7 @@ def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str |
 
 def _stem(file: Path) -> str:
     stem = file.absolute().name.lower()
-    for suffix in (".gz", ".zst", ".bz2", ".xz", ".jsonl", ".ndjson", ".csv", ".parquet"):
+    for suffix in (".gz", ".zst", ".bz2", ".xz", ".jsonl", ".ndjson", ".json", ".csv", ".parquet"):
         stem = stem.removesuffix(suffix)
     return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:60] or "rows"
 
