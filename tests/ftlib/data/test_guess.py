@@ -235,11 +235,11 @@ def annotated(file: Path, names: list[str]) -> Path:
 
 
 def test_annotated_images(tmp_path: Path) -> None:
-    names = [f"{i}.png" for i in range(14)]
+    names = [f"{i}.png" for i in range(40)]
     images(tmp_path / "photos", names)
     found = guess([annotated(tmp_path / "labels" / "instances.json", names)], "pets", tmp_path)
     assert found.source == {"kind": "coco", "path": "labels/instances.json", "images_in": "photos/"}
-    assert (found.format, found.looked) == ({"kind": "boxed_image"}, "14 images with 26 boxes")
+    assert (found.format, found.looked) == ({"kind": "boxed_image"}, "40 images with 78 boxes")
     assert any("1 image without any" in why for why in found.why_format)
     (tmp_path / "pets.yaml").write_text(draft(found, "pets"))
     assert load_recipe(tmp_path / "pets.yaml").datasets["pets"].format.yields == "boxed_images"
