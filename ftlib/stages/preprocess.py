@@ -229,7 +229,7 @@ class _Reader:
         tokenizer: Any = self.processor.tokenizer
         ids = piece.answer_ids
         runs = learnt_places(piece.target, piece.supervised, len(ids))
-        if not piece.supervised:
+        if not piece.supervised and not self._job.dataset.format.asks_alone:
             yield "no_targets"
         if cut:
             yield "cut"
@@ -513,7 +513,7 @@ def _check_dropped(
 def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int]) -> None:
     """Raise DataError if the training rows hold nothing to learn: no targets, no label, or one label alone."""
     where = f"datasets.{job.name}"
-    if train.supervised == 0:
+    if train.supervised == 0 and not (train.rows and job.dataset.format.asks_alone):
         what = "no rows" if train.rows == 0 else "no targets"
         raise DataError(
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
+from ftlib.kinds.batch import LossSum
 from ftlib.training.batches import GlobalBatch
 from ftlib.training.checkpoints import State
 
@@ -62,3 +64,20 @@ class Step:
     learning_rate: float
     measured: Mapping[str, float] = field(default_factory=dict[str, float])
     """What else the curves say of it."""
+    beside: tuple[str, ...] = ()
+    """What else they say that the device may still be computing, in the order of the numbers."""
+
+
+@dataclass
+class Sums:
+    """What this rank's pieces of a global batch come to."""
+
+    loss: torch.Tensor
+    beside: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    """What the objective measured: of each name a sum, and how many it is of."""
+
+    def add(self, loss: LossSum, weight: float) -> None:
+        """Add a piece's."""
+        self.loss += loss.total.detach() * weight
+        for name, pair in loss.measured.items():
+            self.beside[name] = self.beside.get(name, torch.zeros_like(pair)) + pair * weight

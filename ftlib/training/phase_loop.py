@@ -21,17 +21,18 @@ import torch
 from torch import nn
 
 from ftlib.errors import Interrupted, RecipeError, TrainingError
+from ftlib.kinds.augment import Augment
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
-from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.kinds.split import PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.progress import note
 from ftlib.storage.node_cache import local_path
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
-from ftlib.training.attempt import Attempt, Step, Trained
+from ftlib.training.attempt import Attempt, Step, Sums, Trained
 from ftlib.training.batches import GlobalBatch, MixedOrder, Order
 from ftlib.training.bucket_checkpoints import checkpoints_at
 from ftlib.training.by_task import minimised
@@ -348,14 +349,12 @@ class PhaseLoop(ABC):
         if len(self.thawing.borders) > 1:
             rest_frozen(self.model)
 
-    def _update(self, total: torch.Tensor, state: State, rate: float, *, asks: bool) -> torch.Tensor:
-        """Let the optimiser step by the gradients that are there; return a step's numbers, as `_record` reads them.
-
-        `total` is this rank's summed loss.
-        """
+    def _update(self, sums: Sums, state: State, rate: float, *, asks: bool) -> torch.Tensor:
+        """Let the optimiser step by the gradients that are there; return a step's numbers, as `_record` reads them."""
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
         told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)
-        sums = self.group.summed(total, *told, *pulled)
+        beside = (number for pair in sums.beside.values() for number in pair.unbind())
+        summed = self.group.summed(sums.loss, *told, *beside, *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
@@ -369,23 +368,23 @@ class PhaseLoop(ABC):
             self.teacher.take()
         self.optimizer.zero_grad(set_to_none=True)
         whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
-        return torch.cat([whole, sums])
+        return torch.cat([whole, summed])
 
     def _drawn(self, batch: GlobalBatch) -> PreparedSplit:
         return self._given[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
 
     def _backward(
         self, split: PreparedSplit, pieces: Sequence[Piece], count: int, augment: Augment | None = None
-    ) -> torch.Tensor:
-        """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
+    ) -> Sums:
+        """Add up the gradients of a global batch, over micro-batches and ranks; return what this rank's pieces are."""
+        sums = Sums(torch.zeros((), dtype=torch.float64, device=self.group.device))
         for i, piece in enumerate(pieces):
             with accumulating(self.model, last=i == len(pieces) - 1):
-                loss = self.asking.loss(split, piece, augment).total * float(piece.counts)
+                loss, weight = self.asking.loss(split, piece, augment), float(piece.counts)
                 # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
-                (loss * (self.group.world_size / max(1, count))).backward()
-            total += loss.detach()
-        return total
+                (loss.total * weight * (self.group.world_size / max(1, count))).backward()
+            sums.add(loss, weight)
+        return sums
 
     def _rate(self, state: State) -> float:
         return self.settings.learning_rate * schedule_factor(
@@ -398,7 +397,9 @@ class PhaseLoop(ABC):
         Raises TrainingError where its loss is no number, or the first is not what it must be: what was stepped since is
         thrown away with the run.
         """
-        norm, total, asking, stopping, failed, *penalty = numbers
+        norm, total, asking, stopping, failed, *more = numbers
+        pairs, penalty = more[: 2 * len(step.beside)], more[2 * len(step.beside) :]
+        beside = {name: total / of for name, total, of in zip(step.beside, pairs[::2], pairs[1::2], strict=True) if of}
         loss = total / max(1, step.count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -420,6 +421,7 @@ class PhaseLoop(ABC):
             samples_per_second=rows / seconds,
             **({"penalty": penalty[0]} if penalty else {}),
             **step.measured,
+            **beside,
             **self._of_part(step.batch, loss),
         )
         alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step

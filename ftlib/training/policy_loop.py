@@ -114,11 +114,11 @@ class PolicyLoop(PhaseLoop):
         measured = rollouts.measured()
         self._listen(state.step, measured["no_signal"])
         measured |= {"entropy": sums["entropy"] / tokens, "kl": sums["kl"] / len(answers)}
-        numbers = torch.empty(0)
+        numbers, beside = torch.empty(0), ()
         for _ in range(self.objective.updates):
-            total = self._backward(answers, pieces, count)
-            numbers = self._update(total, state, rate, asks=asks)
-        readings.add(Step(state.step + 1, batch, count, rate, measured), numbers, began)
+            sums = self._backward(answers, pieces, count)
+            numbers, beside = self._update(sums, state, rate, asks=asks), (*sums.beside,)
+        readings.add(Step(state.step + 1, batch, count, rate, measured, beside), numbers, began)
 
     def _listen(self, step: int, no_signal: float) -> None:
         """Raise TrainingError where no answer of the first steps is better than another. All ranks hear the same."""

@@ -54,6 +54,7 @@ def is_training(work: Path) -> bool:
     return any(path.stat().st_size for path in (work / "stages" / "train").glob("*.work/curves.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_training_with_130_and_one_line(tiny_recipe: Path, tmp_path: Path, number: signal.Signals):
     process, mark = start(tiny_recipe, tmp_path, *LONG)
@@ -70,6 +71,7 @@ def test_a_signal_ends_a_training_with_130_and_one_line(tiny_recipe: Path, tmp_p
     assert [json.loads(record.read_text())["phase"] for record in records] == ["probe"]
 
 
+@pytest.mark.slow
 def test_killed_hard_it_leaves_no_process_and_a_run_that_can_be_started_again(tiny_recipe: Path, tmp_path: Path):
     process, mark = start(tiny_recipe, tmp_path, *LONG)
     wait_until(lambda: is_training(tmp_path))

@@ -250,7 +250,9 @@ def test_images_cost_two_lines_a_union_and_a_row_of_the_table() -> None:
     table = lines.pop("ftlib/kinds/table/images.py")
     lines.pop("ftlib/data/guess/guess.py")  # which guesses what files hold
     assert table == 4  # imported, and named in the row; its head is loaded by a function of three lines
-    assert {file: count for file, count in lines.items() if count > 2 or not file.endswith("/__init__.py")} == {}
+    most = {"ftlib/training/augmentation/__init__.py": 1 + len(get_augmentations())}  # a line each, and the union's
+    over = {file: count for file, count in lines.items() if count > most.get(file, 2)}
+    assert {**over, **{file: count for file, count in lines.items() if not file.endswith("/__init__.py")}} == {}
     assert {str(Path(file).parent) for file in lines} == {home(member) for member in joined} | {
         "ftlib/kinds/predictions",
         "ftlib/training/augmentation",
@@ -263,5 +265,5 @@ def test_images_cost_two_lines_a_union_and_a_row_of_the_table() -> None:
 
 
 def get_augmentations() -> list[type[Any]]:
-    """Return the members of a union that has one so far."""
-    return [*get_args(Augmentation)] or [Augmentation]
+    """Return what changes training rows."""
+    return [*get_args(get_args(Augmentation)[0])]

@@ -45,7 +45,11 @@ def rank(number: int, folder: str, nudge: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nudge", "words"), [(0.0, "agree"), (1e-6, "after step 2 the parameters of ranks [1] differ")]
+    ("nudge", "words"),
+    [
+        pytest.param(0.0, "agree", marks=pytest.mark.slow),  # as every test of ranks
+        (1e-6, "after step 2 the parameters of ranks [1] differ"),
+    ],
 )
 def test_ranks_that_drift_apart_are_found(tmp_path: Path, nudge: float, words: str) -> None:
     mp.spawn(rank, (str(tmp_path), nudge), nprocs=2)

@@ -167,7 +167,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
     return cases(tmp_path_factory.mktemp("plans"))
 
 
-@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world_size", [pytest.param(each, marks=pytest.mark.slow) for each in (2, 4)])
 def test_ranks_read_and_write_what_transformers_and_peft_would(
     tmp_path: Path, plans: dict[str, Plan], world_size: int
 ) -> None:
