@@ -54,7 +54,7 @@ MAKES_MERGES = {f"ftlib/merging/{name}.py" for name in ("candidates", "candidate
 
 NAMES_KINDS = {
     "ftlib/config.py",  # the words
-    *(f"ftlib/kinds/table/{name}.py" for name in ("encoders", "language_models", "images")),  # the rows of the table
+    *(f"ftlib/kinds/table/{name}.py" for name in ("row", "encoders", "language_models", "images")),  # the table
     "ftlib/data/prepared.py",  # the column of a kind's targets, in a match that a type checker wants whole
     "ftlib/testing/checkpoints.py",  # tiny models and rows of some of them
     "ftlib/testing/pipelines.py",
