@@ -56,7 +56,7 @@ def it_is_deployed(night: Night) -> str:
 
 def files_arrive(night: Night) -> str:
     """Files arrive: watch tells it, retrain starts, trains and waits."""
-    night.arrive("monday", tiny_rows(ROWS))
+    night.does(lambda: night.arrive("monday", tiny_rows(ROWS)))
     night.wait_run("watch", "Changed")
     run = night.wait_retraining("Suspended")
     assert (night.versions(), night.meant()) == ([1], []), (night.versions(), night.meant())
@@ -95,8 +95,7 @@ def answers_are_quiet(night: Night) -> str:
 
 def few_rows_arrive(night: Night) -> str:
     """Few rows arrive."""
-    night.news()
-    night.arrive("tuesday", tiny_rows(FEW, seed=2))
+    night.does(lambda: night.arrive("tuesday", tiny_rows(FEW, seed=2)))
     run = night.wait_retraining("Skipped")
     assert "wait for more" in _reason(run), _reason(run)
     return f"retrain, by the event: Skipped: {_reason(run)}"
@@ -104,8 +103,7 @@ def few_rows_arrive(night: Night) -> str:
 
 def inputs_drift(night: Night) -> str:
     """What is asked drifts."""
-    night.news()
-    night.ask(2 * ASKED, words=40)
+    night.does(lambda: night.ask(2 * ASKED, words=40))
     run = night.wait_run("monitor", "Drifted")
     assert len(night.events("reglage.drift")) == 1
     return f"monitor: Drifted: {_reason(run)}; one event reglage.drift"
@@ -129,8 +127,7 @@ def it_is_trained_again(night: Night) -> str:
 
 def nothing_new_arrives(night: Night) -> str:
     """The same rows arrive again, in a file of another name."""
-    night.news()
-    night.arrive("again", tiny_rows(ROWS))
+    night.does(lambda: night.arrive("again", tiny_rows(ROWS)))
     run = night.wait_retraining("Skipped")
     assert night.versions() == [1, 2]
     return f"retrain, by the event: Skipped: {_reason(run)}"
@@ -138,9 +135,12 @@ def nothing_new_arrives(night: Night) -> str:
 
 def answers_become_worse(night: Night) -> str:
     """Late labels say that the answers are wrong."""
-    night.news()
-    requests, said, _ = night.ask(ASKED)
-    night.say(requests, [LABELS[(LABELS.index(label) + 1) % len(LABELS)] for label in said])
+
+    def tell() -> None:
+        requests, said, _ = night.ask(ASKED)
+        night.say(requests, [LABELS[(LABELS.index(label) + 1) % len(LABELS)] for label in said])
+
+    night.does(tell)
     run = night.wait_run("monitor", "Rolled back")
     last = night.history()[-1]
     assert (night.meant(), last.rolled_back) == ([1, 2, 1], "rule"), night.history()
@@ -187,16 +187,16 @@ def _of_prefect(run: str) -> Any:
 
 
 def play(night: Night) -> list[list[str]]:
-    """Go through the night; return a row a step: what, what was seen, seconds."""
-    rows: list[list[str]] = []
-    for step in STEPS:
+    """Go through what is left of the night; return a row a step: what, what was seen, seconds."""
+    night.go_on()
+    for step in STEPS[len(night.rows) :]:
         began = time.monotonic()
         seen = step(night)
         what = str(step.__doc__).rstrip(".")
         seconds = f"{time.monotonic() - began:.0f}"
         print(f"{seconds:>5} s  {what}: {seen}", flush=True)
-        rows.append([what, seen, seconds])
-    return rows
+        night.remember([what, seen, seconds])
+    return night.rows
 
 
 def ended(night: Night) -> list[str]:
@@ -213,14 +213,15 @@ def page(text: str, record: dict[str, Any]) -> str:
     """Return docs/reliability.md with the night's table made anew."""
     machine = f"{record['cores']} cores at load {record['load'][0]:g} to {record['load'][1]:g}"
     rows = [["what happens", "what was seen", "seconds"], *record["steps"]]
-    said = f"On {record['at'][:10]}, on {machine}, with a tiny model, in {record['minutes']:g} minutes."
+    broken_off = f", broken off and gone on with {record['times'] - 1} times" if record["times"] > 1 else ""
+    said = f"On {record['at'][:10]}, on {machine}, with a tiny model, in {record['minutes']:g} minutes{broken_off}."
     return between(text, BEGIN, END, f"{said}\n\n{table(rows)}")
 
 
 def main() -> None:
     """Play the night, examine it, write the record and its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where it happens, kept; by default a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where it happens; kept, so that one that was broken off goes on")
     parser.add_argument("--page", action="store_true", help="only write the table of what is recorded")
     args = parser.parse_args()
     if not args.page:
@@ -233,9 +234,9 @@ def _record(folder: Path | None) -> None:
     """Play the night, and record it if all of it held."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit("stopped"))
-    began, load = time.monotonic(), os.getloadavg()[0]
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="reglage-night-") as made:
-        home = folder or Path(made)
+        home = (folder or Path(made)).absolute()
         home.mkdir(parents=True, exist_ok=True)
         night = Night(home)
         try:
@@ -244,11 +245,13 @@ def _record(folder: Path | None) -> None:
             night.close()
             raise
         steps.append(ended(night))
+        (home / "night.json").unlink()
     record = {
         "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "cores": describe_machine()["cores"],
         "load": sorted(round(one, 1) for one in (load, os.getloadavg()[0])),
-        "minutes": round((time.monotonic() - began) / 60),
+        "minutes": round(sum(int(seconds) for _, _, seconds in steps) / 60),
+        "times": night.times,
         "steps": steps,
     }
     BASELINE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

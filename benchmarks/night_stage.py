@@ -60,16 +60,44 @@ class Night:
     """A project's folder with everything that runs in it."""
 
     def __init__(self, home: Path) -> None:
-        """Write a recipe, a tiny model and no rows."""
+        """Write a recipe, a tiny model and no rows; or find the night that was begun in this folder."""
         self.home, self.mark = home, f"night-{os.getpid()}"
+        self.serving: subprocess.Popen[bytes] | None = None
+        self.port, self.asked = free_port(), 0
+        self.known = set[str]()
+        """Runs that were over when `news` was called last."""
+        self.done = False
+        """Whether the step that goes on has done what it waits to see the outcome of."""
+        self.rows, self.times = list[list[str]](), 1
+        """A row for each step that is behind us; how often it was begun."""
+        self._memory, self._served = home / "night.json", False
+        if self._memory.exists():
+            return self._recall(json.loads(self._memory.read_text(encoding="utf-8")))
         tiny_classifier(home / "model")
         (home / "recipes").mkdir()
         (home / "recipes" / "night.yaml").write_text(RECIPE, encoding="utf-8")
         (home / "rows").mkdir()
-        self.serving: subprocess.Popen[bytes] | None = None
-        self.port, self.asked = free_port(), 0
-        self.known = set[str]()
-        """Runs that were there when `news` was called last."""
+
+    def remember(self, row: list[str]) -> None:
+        """Take a step as done."""
+        self.rows.append(row)
+        self.done = False
+        self._write()
+
+    def _write(self) -> None:
+        told = {"rows": self.rows, "asked": self.asked, "known": [*self.known], "done": self.done, "times": self.times}
+        self._memory.write_text(json.dumps({**told, "served": self.serving is not None}), encoding="utf-8")
+
+    def _recall(self, told: dict[str, Any]) -> None:
+        self.rows, self.asked, self.known = told["rows"], told["asked"], {*told["known"]}
+        self.done, self.times, self._served = told["done"], told["times"] + 1, told["served"]
+
+    def go_on(self) -> None:
+        """Start again what ran when the night was broken off."""
+        if self.rows:
+            self.come_up()
+        if self._served:
+            self.serve()
 
     def come_up(self) -> None:
         """Start the installation."""
@@ -104,11 +132,20 @@ class Night:
         return found
 
     def news(self) -> None:
-        """Remember which runs there are: what is waited for is begun later."""
-        self.known = {run["id"] for flow in ("watch", "retrain", "monitor") for run in self.runs(flow)}
+        """Remember which runs are over: what is waited for ends later."""
+        runs = [run for flow in ("watch", "retrain", "monitor") for run in self.runs(flow)]
+        self.known = {run["id"] for run in runs if run["state_type"] in ("COMPLETED", "PAUSED")}
+
+    def does(self, what: Callable[[], object]) -> None:
+        """Do what a step waits to see the outcome of; not again in a night that was broken off behind it."""
+        if not self.done:
+            self.news()
+            what()
+            self.done = True
+            self._write()
 
     def new_runs(self, flow: str) -> list[dict[str, Any]]:
-        """Return the runs of a flow that began since."""
+        """Return the runs of a flow that were not over then."""
         return [run for run in self.runs(flow) if run["id"] not in self.known]
 
     def wait_run(self, flow: str, state: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -37,8 +38,11 @@ def test_a_step_that_does_not_hold_ends_the_night(
         raise AssertionError("the alias moved twice")
 
     monkeypatch.setattr(module, "STEPS", (holds, breaks, holds))
+    told: list[list[str]] = []
+    night = cast("Any", SimpleNamespace(rows=[], remember=told.append, go_on=lambda: None))
     with pytest.raises(AssertionError, match="twice"):
-        play(cast("Any", None))
+        play(night)
+    assert told == [["It holds", "seen", "0"]]
     assert capsys.readouterr().out.split() == ["0", "s", "It", "holds:", "seen"]
 
 
