@@ -99,6 +99,8 @@ class DeployedRecipe(Config):
     event: bool = False
     """Whether `reglage.data.changed` for this model's data starts it, or `reglage.drift` or `reglage.quality` of its
     answers."""
+    watch: tuple[Schedule, ...] = ()
+    """When its files are looked at; none: every 15 minutes with those of other recipes, where it has `event`."""
     monitor: tuple[Schedule, ...] = ()
     """When its live answers are looked at, in the log that the recipe's `monitor` names; none: by hand only."""
     approval: Literal["automatic", "by_hand"] | None = None

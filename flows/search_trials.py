@@ -15,8 +15,8 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
+from flows.run_values import Inputs
 from flows.searching import Searched, study_of
-from flows.steps import Inputs
 from flows.trial_process import Order
 from flows.trials import TrialProcess
 from ftlib.errors import RecipeError, TrainingError

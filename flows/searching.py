@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue, ValidationError
 
-from flows.steps import Inputs
+from flows.run_values import Inputs
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import identify

@@ -15,10 +15,12 @@ from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Encoded, Example, Piece
 from ftlib.errors import DataError, ModelError
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, ChatPredictor, Prediction, Predictor, SpanPredictor, Unasked
+from ftlib.kinds.table.row import Kind
 from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.models.checkpoint import task_in
+from ftlib.published.own_tokens import OwnTokens
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
@@ -41,8 +43,8 @@ class Answered(NamedTuple):
 
     prediction: Prediction
     measures: dict[str, int]
-    """Of a text: `length` in characters as the model was asked it, `tokens` that it read and, of these, those that its
-    vocabulary does not know, `unknown`; of a file what its format measures."""
+    """Of a text: `length` in characters as the model was asked it, its own `tokens`, special ones left out, and of
+    these those that the vocabulary does not know, `unknown`; of a file what its format measures."""
 
 
 class LoadedVersion:
@@ -86,6 +88,7 @@ class LoadedVersion:
         )
         self._positions = limits_of(folder).positions if self._predictor.writes else None
         self._inputs = self._format.inputs(self._processor)
+        self._own_tokens = None if self._predictor.reads_files else OwnTokens.of(self._processor.tokenizer)
         self._collator = None if self._predictor.writes else Collator.of(self._model)
 
     @property
@@ -159,11 +162,10 @@ class LoadedVersion:
         """Return what is measured of what was asked; a token that several windows hold is counted in each."""
         if self._predictor.reads_files:
             return dict(encoded.measures)
-        tokenizer: Any = self._processor.tokenizer
-        ids = [id for piece in encoded.pieces for id in piece.ids]
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        known = {"length": len(example.text), "tokens": len(ids)}
-        return known if unknown is None else {**known, "unknown": sum(id == unknown for id in ids)}
+        assert self._own_tokens is not None
+        tokens, unknown = self._own_tokens.counts([id for piece in encoded.pieces for id in piece.ids])
+        known = {"length": len(example.text), "tokens": tokens}
+        return known if self._own_tokens.unknown is None else {**known, "unknown": unknown}
 
 
 def answering_kind(folder: Path, recipe: Recipe) -> Kind:

@@ -148,6 +148,21 @@ def test_what_starts_on_an_event_is_watched_as_its_retraining_reads_it(monkeypat
     assert text == "/srv/project/recipes/fresh_data.yaml --set publish.name=other"
 
 
+def test_a_recipe_with_looks_of_its_own_has_them_beside_it_and_is_watched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    hourly = [{"cron": "7 * * * *", "timezone": "UTC"}]
+    overrides = ["monitor.log={place: log/}"]
+    environment = one_recipe(event=True, watch=hourly, monitor=hourly, overrides=overrides, paused=True)
+    made = {one.full_name: one for one in wanted(environment)}
+    looks = [one for one in made.values() if one.name == "ticket-router-fresh" and one.flow != "retrain"]
+    assert [(one.flow, str(one.schedules[0]), one.paused) for one in looks] == [
+        ("watch", "7 * * * * UTC", True),
+        ("monitor", "7 * * * * UTC", True),
+    ]
+    assert looks[0].parameters["recipes"] == [f"/srv/project/{FRESH} --set {overrides[0]}"]
+    assert (made["watch/watch"].parameters["recipes"], made["watch/watch"].schedules) == ([], ())
+
+
 def test_the_registry_of_the_environment_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     azure = "abfs://rows@account.dfs.core.windows.net/p"
