@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,7 +63,27 @@ compute: {workers: WORKERS}
 """
 
 
-class Installation:
+class Up:
+    """`reglage up` in a folder, and who asks its server."""
+
+    def __init__(self, home: Path, more: Mapping[str, str] = {}) -> None:
+        """Start it; `more` are variables for it and all that it starts."""
+        self.home, self.environment = home, {**os.environ, **more, "REGLAGE_HOME": str(home)}
+        began = time.monotonic()
+        self.command("up", "--detach")
+        self.up_seconds = time.monotonic() - began
+        self.url = str(json.loads(self.command("status", "--json"))["url"])
+        self.api = httpx.Client(base_url=f"{self.url}/api", timeout=30.0)
+
+    def command(self, *words: str) -> str:
+        """Run `reglage` in the home; return its output. Raises CalledProcessError."""
+        line = [str(Path(sys.executable).with_name("reglage")), *words]
+        return subprocess.run(
+            line, cwd=self.home, env=self.environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+
+class Installation(Up):
     """`reglage up` in a folder, with two recipes: one of many rows, and one of few."""
 
     def __init__(self, home: Path, rows: int, epochs: int = 0) -> None:
@@ -79,12 +99,7 @@ class Installation:
         if epochs:
             self.write("few_long", few, workers=0, epochs=epochs)
             self.write("few_long_on_ray", few, workers=2, epochs=epochs)
-        self.environment = {**os.environ, "REGLAGE_HOME": str(home)}
-        began = time.monotonic()
-        self.command("up", "--detach")
-        self.up_seconds = time.monotonic() - began
-        status = json.loads(self.command("status", "--json"))
-        self.api = httpx.Client(base_url=f"{status['url']}/api", timeout=30.0)
+        super().__init__(home)
         every = self.api.post("/deployments/filter", json={}).json()
         self.finetune = next(one for one in every if one["name"] == "finetune")
 
@@ -97,13 +112,6 @@ class Installation:
             text = text.replace("compute: {", "compute: {checkpoint_seconds: 2, ")
         (self.home / "recipes" / f"{name}.yaml").write_text(text, encoding="utf-8")
         write_jsonl(self.home / f"{name}.jsonl", rows)
-
-    def command(self, *words: str) -> str:
-        """Run `reglage` in the home; return its output. Raises CalledProcessError."""
-        line = [str(Path(sys.executable).with_name("reglage")), *words]
-        return subprocess.run(
-            line, cwd=self.home, env=self.environment, check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
 
     def press_run(self, recipe: str) -> str:
         """Start the form's deployment for a recipe; return the run's id."""

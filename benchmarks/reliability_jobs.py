@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,9 +40,12 @@ def in_stage(name: str) -> Callable[[Path], bool]:
 
 
 def answering(_: Path) -> bool:
-    """Say whether somebody listens where `serve` is to."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", SERVED)) == 0
+    """Say whether `serve` answers; before that somebody listens already, and knows no page."""
+    try:
+        with _OPENER.open(f"http://127.0.0.1:{SERVED}/health", timeout=60) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 def asked(_: Path) -> None:

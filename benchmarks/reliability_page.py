@@ -84,12 +84,17 @@ def table(kills: Sequence[Kill]) -> str:
 
 def page(text: str, kills: Sequence[Kill]) -> str:
     """Return the page with its table made anew. Raises ValueError where it has no place for one."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE} has no {BEGIN} and {END}")
     load = f"{min(kill.load for kill in kills):g} to {max(kill.load for kill in kills):g}" if kills else "none"
     broken = [f"- {kill.at}: {kill}" for kill in kills if kill.broken]
     said = f"{len(kills)} kills, {kills[0].at[:10]} to {kills[-1].at[:10]}, at load {load}." if kills else "None yet."
     parts = [said, table(kills), *(["\n".join(broken)] if broken else [])]
-    return f"{head}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{tail}"
+    return between(text, BEGIN, END, "\n\n".join(parts))
+
+
+def between(text: str, begin: str, end: str, made: str) -> str:
+    """Return a page with what is made between two marks made anew. Raises ValueError where it has no such marks."""
+    head, begins, rest = text.partition(begin)
+    _, ends, tail = rest.partition(end)
+    if not begins or not ends:
+        raise ValueError(f"{PAGE} has no {begin} and {end}")
+    return f"{head}{begin}\n\n{made}\n\n{end}{tail}"

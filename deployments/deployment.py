@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ from deployments.heartbeat import HEARTBEAT, heartbeat
 from flows.form_schema import form_schema
 from flows.watch import with_overrides
 from ftlib.config import Config
+from ftlib.costs.prices import VARIABLE as PRICES
 from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
 from ftlib.recipe.file import load_recipe
@@ -118,9 +119,7 @@ def wanted(environment: Environment) -> list[Deployment]:
                 f"both be {deployment.full_name}; publish under another name, or leave one out"
             )
         by_name[deployment.full_name] = one.recipe
-        made.append(deployment)
-        if one.monitor:
-            made.append(monitor_deployment(one, environment, deployment))
+        made += [deployment, *beside(one, environment, deployment)]
     for deployment in made:
         check_parameters(deployment)
     return made
@@ -139,7 +138,7 @@ def _standing(flow: str, environment: Environment) -> Deployment:
     if (trains or flow == "monitor") and (overrides := _registry_overrides(environment)):
         parameters["overrides"] = overrides
     if flow == "watch":
-        started = [one for one in environment.recipes if one.event]
+        started = [one for one in environment.recipes if one.event and not one.watch]
         parameters["recipes"] = [with_overrides(below(environment.home, one.recipe), one.overrides) for one in started]
         cron = cron if started else ""
     if flow == "janitor":
@@ -180,19 +179,32 @@ def recipe_deployment(one: DeployedRecipe, environment: Environment, owner: str)
     )
 
 
-def monitor_deployment(one: DeployedRecipe, environment: Environment, of: Deployment) -> Deployment:
-    """Return the deployment that looks at a recipe's live answers, with what its retraining is told."""
-    model = load_recipe(one.recipe, of.parameters.get("overrides", ())).publish.name
-    made = _deployment(
-        "monitor", f"{model}{environment.suffix}", environment, of.owner, "monitor", of.parameters, False
+def beside(one: DeployedRecipe, environment: Environment, of: Deployment) -> list[Deployment]:
+    """Return the deployments that look at a recipe's files and live answers, beside its retraining `of`.
+
+    Raises RecipeError for a look that leads to nothing.
+    """
+    overrides: Sequence[str] = of.parameters.get("overrides", ())
+    recipe = load_recipe(one.recipe, overrides)
+    model = recipe.publish.name
+    if one.watch and not one.event:
+        raise RecipeError(f"{one.recipe}: watch: got no event, so nothing would start when files come; give both")
+    if one.monitor and recipe.monitor.log is None:
+        raise RecipeError(
+            f"{one.recipe}: monitor.log: got none, needed is the log that is looked at; write monitor: {{log: {{place: "
+            "PLACE}} in the recipe, with the PLACE of `reglage serve --log PLACE`"
+        )
+    files = {"recipes": [with_overrides(of.parameters["recipe"], overrides)], "work": of.parameters["work"]}
+    looks: tuple[tuple[str, tuple[Schedule, ...], dict[str, Any], str], ...] = (
+        ("watch", one.watch, files, f"Look where the rows of {model} come from."),
+        ("monitor", one.monitor, of.parameters, f"Look at what {model} answers live."),
     )
-    return made.model_copy(
-        update={
-            "description": f"Look at what {model} answers live. {made.description}",
-            "schedules": one.monitor,
-            "paused": one.paused,
-        }
-    )
+    made: list[Deployment] = []
+    for flow, schedules, parameters, said in looks:
+        look = _deployment(flow, of.name, environment, of.owner, flow, parameters, trains=False)
+        update = {"description": f"{said} {look.description}", "schedules": schedules, "paused": one.paused}
+        made += [look.model_copy(update=update)] if schedules else []
+    return made
 
 
 def _deployment(
@@ -234,6 +246,7 @@ def job_variables(environment: Environment) -> dict[str, Any]:
         "env": {
             "PYTHONSAFEPATH": "1",  # a project's own folder `flows` below home is not to be taken for Réglage's
             HEARTBEAT: str(heartbeat()),  # whoever starts the worker: the automations count in these
+            **({PRICES: environment.prices.model_dump_json(exclude_none=True)} if environment.prices else {}),
             **cast("dict[str, Any]", pool.job_variables.get("env") or {}),
             **{name: f"{{{{ prefect.blocks.secret.{block} }}}}" for name, block in blocks.items()},
         },

@@ -1,4 +1,4 @@
-"""`reglage deploy`: one deployment for a recipe, named for the model it publishes; nobody edits a tracked file.
+"""`reglage deploy`: a recipe's deployments, named for the model it publishes; nobody edits a tracked file.
 
 It belongs to no environment's file: `deployments.apply` leaves it alone, and this leaves alone what a file owns.
 """
@@ -12,8 +12,17 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 
-from deployments.changes import Change, delete, deployment_step, find, owned_automations, pool_step, tagged
-from deployments.deployment import BY_HAND, STANDING, TAG, Deployment, check_parameters, is_owner, recipe_deployment
+from deployments.changes import Change, Step, delete, deployment_step, find, owned_automations, pool_step, tagged
+from deployments.deployment import (
+    BY_HAND,
+    STANDING,
+    TAG,
+    Deployment,
+    beside,
+    check_parameters,
+    is_owner,
+    recipe_deployment,
+)
 from deployments.environment import DeployedRecipe, Environment, Schedule
 from deployments.server import connected
 from ftlib.config import Config, user_path
@@ -23,6 +32,8 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.storage.place import is_remote
 
 FLOW = "retrain"
+LOOKS = ("watch", "monitor")
+"""Flows that may stand beside it under the same name."""
 _APPROVAL = "retrain.approval="
 
 
@@ -34,6 +45,8 @@ class Wishes(NamedTuple):
     approval: Literal["automatic", "by_hand", "recipe"] | None = None
     work: str | None = None
     paused: bool | None = None
+    watch: tuple[Schedule, ...] | None = None
+    monitor: tuple[Schedule, ...] | None = None
     moves: bool = False
     """Whether the environment was named, so that a deployment to another one, or to another pool, moves to it."""
 
@@ -51,6 +64,10 @@ class Deployed(Config):
     """When it runs by itself."""
     event: bool
     """Whether changed data starts it."""
+    watch: tuple[Schedule, ...] = ()
+    """When its files are looked at by a deployment of its own."""
+    monitor: tuple[Schedule, ...] = ()
+    """When its live answers are looked at."""
     approval: str
     """automatic or by_hand; empty: as the recipe says."""
     work: str
@@ -63,11 +80,12 @@ class Deployed(Config):
     """The environment whose file it is in; empty: `reglage deploy` made it."""
 
 
-def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[Deployed, Change, bool]:
-    """Create or update a recipe's deployment, and the pool if it is not there.
+def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[Deployed, list[Change], bool]:
+    """Create or update a recipe's deployment and the looks beside it, and the pool if it is not there.
 
-    Returns the deployment as it is now, what was done, and whether some worker waits for its runs. Raises RecipeError
-    for a recipe that cannot be deployed, ConflictError where another recipe or an environment's file has the name.
+    Returns the deployment as it is now, what was done to it and beside it, and whether some worker waits for its runs.
+    Raises RecipeError for a recipe that cannot be deployed, ConflictError where another recipe or an environment's file
+    has the name.
     """
     recipe = load_recipe(path)
     with connected() as client:
@@ -75,25 +93,47 @@ def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[
         now = _there(client, there) if there and "recipe" in there.parameters else None  # else not Réglage's
         one = _settled(_as_found(path, environment), wishes, now)
         deployment = recipe_deployment(one, environment, BY_HAND)
-        check_parameters(deployment)
+        looks = beside(one, environment, deployment)
+        for each in (deployment, *looks):
+            check_parameters(each)
         if there is not None and now is not None:
             _check_same(recipe.publish.name, deployment, now)
             if not wishes.moves and BY_HAND in there.tags:
                 _check_stays(environment, there)
-        step, pool = deployment_step(client, deployment), pool_step(client, environment.pool)
+        steps = [deployment_step(client, deployment), *_looks(client, looks, deployment.name)]
+        pool = pool_step(client, environment.pool)
         if pool.change.what == "created":
             pool.make()
-        if step.change.what != "unchanged":
-            step.make()
+        for step in steps:
+            if step.change.what != "unchanged":
+                step.make()
         made = find(client, deployment.full_name)
         assert made is not None
-        return _there(client, made), step.change, _has_worker(client, environment.pool.name)
+        return _there(client, made), [step.change for step in steps], _has_worker(client, environment.pool.name)
 
 
-def remove_recipe(path: str, environment: Environment) -> Change:
-    """Delete a recipe's deployment; its runs stay. `path` may be the model's name, where the recipe is gone.
+def _looks(client: SyncPrefectClient, wanted: Sequence[Deployment], name: str) -> list[Step]:
+    """Return the steps that make the looks of this name those that are wanted."""
+    steps = [deployment_step(client, one) for one in wanted]
+    gone = [flow for flow in LOOKS if flow not in {one.flow for one in wanted}]
+    for flow in gone:
+        if there := _look(client, flow, name, BY_HAND):
+            change = Change(what="deleted", kind="deployment", name=f"{flow}/{name}")
+            steps.append(Step(change, lambda there=there: delete(client, there)))
+    return steps
 
-    Raises RecipeError where there is none, ConflictError for one that an environment's file has.
+
+def _look(client: SyncPrefectClient, flow: str, name: str, owner: str) -> DeploymentResponse | None:
+    """Return the look of a name, if its owner has one."""
+    there = find(client, f"{flow}/{name}")
+    return there if there and owner in there.tags else None
+
+
+def remove_recipe(path: str, environment: Environment) -> list[Change]:
+    """Delete a recipe's deployment and the looks beside it; runs stay.
+
+    `path` may be the model's name, where the recipe is gone. Raises RecipeError where there is none, ConflictError for
+    one that an environment's file has.
     """
     model = path if not Path(path).exists() and _is_name(path) else load_recipe(path).publish.name
     name = f"{FLOW}/{model}{environment.suffix}"
@@ -105,8 +145,11 @@ def remove_recipe(path: str, environment: Environment) -> Change:
         if owner != BY_HAND:
             who = f"the environment {owner.partition(':')[2]!r}: take it out of its file" if owner else "somebody else"
             raise ConflictError(f"{name} belongs to {who}; nothing was removed")
-        delete(client, there)
-    return Change(what="deleted", kind="deployment", name=name)
+        steps = _looks(client, (), there.name)
+        for step in steps:
+            step.make()
+        delete(client, there)  # last: killed in between, the same command goes on
+    return [Change(what="deleted", kind="deployment", name=name), *(step.change for step in steps)]
 
 
 def deployed_recipes() -> list[Deployed]:
@@ -132,6 +175,8 @@ def _settled(path: str, wishes: Wishes, now: Deployed | None) -> DeployedRecipe:
     return DeployedRecipe(
         recipe=path,
         schedules=wishes.schedules if wishes.schedules is not None else now.schedules if now else (),
+        watch=wishes.watch if wishes.watch is not None else now.watch if now else (),
+        monitor=wishes.monitor if wishes.monitor is not None else now.monitor if now else (),
         event=wishes.event if wishes.event is not None else bool(now and now.event),
         approval=None if approval == "recipe" else cast("Any", approval),
         work=wishes.work or (now.work if now else None),
@@ -179,24 +224,31 @@ def _there(client: SyncPrefectClient, there: DeploymentResponse) -> Deployed:
     """Return a deployment of the server as what was once said of it."""
     overrides = cast("Sequence[str]", there.parameters.get("overrides") or ())
     approvals = [text.removeprefix(_APPROVAL) for text in overrides if text.startswith(_APPROVAL)]
-    owner = next((tag for tag in there.tags if is_owner(tag) and tag != BY_HAND), "")
+    owner = next((tag for tag in there.tags if is_owner(tag)), "")
+    looks = {flow: _look(client, flow, there.name, owner) for flow in LOOKS}
     flow = client.read_flow(there.flow_id)
     return Deployed(
         deployment=f"{flow.name}/{there.name}",
         model=next((tag for tag in there.tags if there.name.startswith(tag)), there.name),
         recipe=str(there.parameters["recipe"]),
-        schedules=tuple(
-            # not checked: a person may have made it in the UI
-            Schedule.model_construct(cron=cron, timezone=getattr(one.schedule, "timezone", None), active=one.active)
-            for one in there.schedules
-            if (cron := getattr(one.schedule, "cron", None))
-        ),
+        schedules=_schedules(there),
         event=bool(owned_automations(client, there.id)),
+        watch=_schedules(looks["watch"]),
+        monitor=_schedules(looks["monitor"]),
         approval=approvals[-1] if approvals else "",
         work=str(there.parameters.get("work", "work")),
         paused=there.paused,
         pool=there.work_pool_name or "",
         owner=owner.partition(":")[2],
+    )
+
+
+def _schedules(there: DeploymentResponse | None) -> tuple[Schedule, ...]:
+    """Return when a deployment runs by itself; not checked: a person may have made it in the UI."""
+    return tuple(
+        Schedule.model_construct(cron=cron, timezone=getattr(one.schedule, "timezone", None), active=one.active)
+        for one in (there.schedules if there else ())
+        if (cron := getattr(one.schedule, "cron", None))
     )
 
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
 from flows.events import DRIFT, QUALITY, send_event
@@ -24,7 +24,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.report.live_answers import live_answers_page
 from ftlib.report.measured_page import write_page
-from ftlib.retraining.live_verdict import LiveVerdict, Remembered, event_id_of, remember, remembered
+from ftlib.retraining.live_verdict import TITLES, LiveVerdict, Remembered, event_id_of, remember, remembered
 from ftlib.workspace import Workspace, overwrite
 
 one_line_errors()
@@ -51,6 +51,9 @@ def monitor(
     r, place = load_recipe(recipe, overrides), Workspace(work)
     name = r.publish.name
     source, registry = the_log(r, log), ModelRegistry(r.publish.to.store())
+    if deployment.id is not None and registry.alias(name, r.retrain.alias) is None:  # a schedule begins before it
+        none = f"{registry.store.uri} has no {name}@{r.retrain.alias} yet: its first promotion begins the looks"
+        return Completed(name=TITLES["too_few"], message=f"{TITLES['too_few']}: {none}")
     with place.hold(f"monitor/{name}", wait=True, waiter="monitor"):
         verdict, entry = look(r, source, registry, now_utc())
         before = remembered(place, name)

@@ -7,7 +7,7 @@ from typing import Any
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
 from ftlib.data.personal_data import Counts, PersonalAction, said
-from ftlib.data.rows import reasons, remedies
+from ftlib.data.row_reasons import reasons, remedies
 from ftlib.wording import counted, escaped, table
 
 _DONE: Mapping[PersonalAction, str] = {

@@ -1,4 +1,4 @@
-"""How counts, names and users' texts are written in messages and in Markdown that others render."""
+"""How counts, names and users' texts are written in messages and in Markdown that others render; what thumbs say."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def some(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
 def these(names: Iterable[str]) -> str:
     """Write names in alphabetical order, or `none`: `a, b`."""
     return ", ".join(sorted(names)) or "none"
+
+
+_UP = frozenset(("true", "1", "+1", "up", "yes", "y", "good", "like", "liked", "thumbs_up", "\U0001f44d"))
+_DOWN = frozenset(("false", "0", "-1", "down", "no", "n", "bad", "dislike", "disliked", "thumbs_down", "\U0001f44e"))
+
+
+def thumb_of(value: object) -> bool | None:
+    """Return whether a log's thumb is up; None for what says neither."""
+    word = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
+    return True if word in _UP else False if word in _DOWN else None
 
 
 def dated(sentence: str) -> str:

@@ -28,7 +28,8 @@ def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
             "`reglage up` starts runs on this machine; give another environment by --env"
         )
     changes = apply(environment)
-    changes += [deploy_recipe(recipe, Wishes(moves=True), environment)[1] for recipe in recipes]
+    for recipe in recipes:
+        changes += deploy_recipe(recipe, Wishes(moves=True), environment)[1]
     lines = [line for change in changes if change.what != "unchanged" for line in change.lines()]
     return {"pool": environment.pool.name, "changes": lines}
 

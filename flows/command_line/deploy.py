@@ -14,6 +14,7 @@ from flows.command_line.console import WorkPlace, emit, json_option
 from ftlib.storage.place import is_remote
 
 if TYPE_CHECKING:
+    from deployments.changes import Change
     from deployments.environment import Schedule
     from deployments.machine.state import State
     from deployments.recipe_deployment import Deployed
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe", required=False)
 @click.option("--cron", "crons", multiple=True, metavar="CRON", help="When, as '0 3 * * *': nightly at 3; repeatable.")
-@click.option("--timezone", metavar="ZONE", help="Whose clock --cron means, as Europe/Paris or UTC.")
 @click.option("--no-cron", is_flag=True, help="No schedule any more.")
+@click.option("--timezone", metavar="ZONE", help="Whose clock the schedules mean, as Europe/Paris or UTC.")
 @click.option("--event/--no-event", default=None, help="Whether changed data, or live answers, of this model start it.")
+@click.option("--watch", "watches", multiple=True, metavar="CRON", help="When its files are looked at, for the event.")
+@click.option("--no-watch", is_flag=True, help="Its files are looked at no more.")
+@click.option("--monitor", "monitors", multiple=True, metavar="CRON", help="When its live answers are looked at.")
+@click.option("--no-monitor", is_flag=True, help="Its live answers are looked at no more.")
 @click.option(
     "--approval",
     type=click.Choice(["automatic", "by_hand", "recipe"]),
@@ -50,9 +55,13 @@ if TYPE_CHECKING:
 def deploy(
     recipe: str | None,
     crons: tuple[str, ...],
-    timezone: str | None,
     no_cron: bool,
+    timezone: str | None,
     event: bool | None,
+    watches: tuple[str, ...],
+    no_watch: bool,
+    monitors: tuple[str, ...],
+    no_monitor: bool,
     approval: Any,
     work: str | None,
     environment: str | None,
@@ -63,7 +72,8 @@ def deploy(
 ) -> None:
     """Retrain a recipe's model on a schedule, on an event or from its page in Prefect: one deployment, named for it.
 
-    Run again, it changes what is said and keeps the rest.
+    --watch and --monitor deploy what sends the events beside it: looks at its files and at its live answers. Run again,
+    it changes what is said and keeps the rest.
     """
     up = _use_what_is_up()
     if listed:
@@ -77,12 +87,15 @@ def deploy(
     if remove:
         from deployments.recipe_deployment import remove_recipe
 
-        change = remove_recipe(recipe, chosen)
-        emit(f"removed: {change.name}; its runs stay", change.model_dump(mode="json"), as_json)
+        changes = remove_recipe(recipe, chosen)
+        names = ", ".join(change.name for change in changes)
+        emit(f"removed: {names}; runs stay", _record(changes), as_json)
         return
-    schedules = None if not crons and not no_cron else _schedules(crons, timezone, no_cron)
-    if timezone and not crons:
-        raise click.UsageError("--timezone says whose clock --cron means; give both")
+    schedules = _schedules("cron", crons, timezone, no_cron)
+    watch = _schedules("watch", watches, timezone, no_watch)
+    monitor = _schedules("monitor", monitors, timezone, no_monitor)
+    if timezone and not (crons or watches or monitors):
+        raise click.UsageError("--timezone says whose clock --cron, --watch and --monitor mean; give one of them, too")
     from flows.command_line.quiet import quiet_libraries
     from flows.command_line.recipe_notes import checked_recipe
 
@@ -93,15 +106,15 @@ def deploy(
     from deployments.recipe_deployment import Wishes, deploy_recipe
 
     place = work if work is None or is_remote(work) else str(Path(work).absolute())
-    wishes = Wishes(schedules, event, approval, place, paused, moves=environment is not None)
-    made, change, has_worker = deploy_recipe(recipe, wishes, chosen)
+    wishes = Wishes(schedules, event, approval, place, paused, watch, monitor, moves=environment is not None)
+    made, changes, has_worker = deploy_recipe(recipe, wishes, chosen)
     if not has_worker:
         click.echo(
             f"note: no worker waits for runs of the pool {made.pool}; `prefect worker start --pool {made.pool}` is one",
             err=True,
         )
-    facts = {**change.model_dump(mode="json"), "deployed": made.model_dump(mode="json"), "worker": has_worker}
-    emit("\n".join([*_changed(change), *_facts(made)]), facts, as_json)
+    facts = {**_record(changes), "deployed": made.model_dump(mode="json"), "worker": has_worker}
+    emit("\n".join([*_changed(changes), *_facts(made)]), facts, as_json)
 
 
 def _use_what_is_up() -> State | None:
@@ -129,28 +142,46 @@ def _use_what_is_up() -> State | None:
     return state
 
 
-def _schedules(crons: Sequence[str], timezone: str | None, no_cron: bool) -> tuple[Schedule, ...]:
-    """Return the schedules that were asked for. Raises UsageError, RecipeError for what is none."""
-    if crons and no_cron:
-        raise click.UsageError("--cron and --no-cron: give one of them")
-    if crons and timezone is None:
-        raise click.UsageError("--cron needs --timezone: whose clock, as Europe/Paris or UTC")
+def _schedules(
+    option: str, crons: Sequence[str], timezone: str | None, none_any_more: bool
+) -> tuple[Schedule, ...] | None:
+    """Return the schedules that an option asked for; None where it says nothing.
+
+    Raises UsageError, RecipeError for what is no schedule.
+    """
+    if not crons:
+        return () if none_any_more else None
+    if none_any_more:
+        raise click.UsageError(f"--{option} and --no-{option}: give one of them")
+    if timezone is None:
+        raise click.UsageError(f"--{option} needs --timezone: whose clock, as Europe/Paris or UTC")
     from pydantic import ValidationError
 
     from deployments.environment import Schedule
     from ftlib.errors import RecipeError
 
     try:
-        return tuple(Schedule(cron=cron, timezone=timezone or "UTC") for cron in crons)
+        return tuple(Schedule(cron=cron, timezone=timezone) for cron in crons)
     except ValidationError as error:
+        fields = {"cron": option, "timezone": "timezone"}
         problems = (
-            (f"--{problem['loc'][0]}", problem["msg"].removeprefix("Value error, ")) for problem in error.errors()
+            (f"--{fields[str(problem['loc'][0])]}", problem["msg"].removeprefix("Value error, "))
+            for problem in error.errors()
         )
-        raise RecipeError("\n".join(f"{option}: {words}" for option, words in problems)) from None
+        raise RecipeError("\n".join(f"{named}: {words}" for named, words in problems)) from None
 
 
-def _changed(change: Any) -> list[str]:
-    return [f"{change.what}: {change.name}", *(f"  {field}" for field in change.fields)]
+def _changed(changes: Sequence[Change]) -> list[str]:
+    lines: list[str] = []
+    for change in changes:
+        lines += [f"{change.what}: {change.name}", *(f"  {field}" for field in change.fields)]
+    return lines
+
+
+def _record(changes: Sequence[Change]) -> dict[str, Any]:
+    """Return what was done to the retraining, and `beside` it."""
+    first, *others = [change.model_dump(mode="json") for change in changes]
+    return {**first, "beside": others}
 
 
 def _facts(made: Deployed) -> list[str]:
@@ -159,6 +190,8 @@ def _facts(made: Deployed) -> list[str]:
     if made.paused:
         lines.append("  paused     nothing starts it by itself; --resume")
     lines += [f"  schedule   {schedule}, {_next(schedule)}" for schedule in made.schedules]
+    lines += [f"  watch      {schedule}, {_next(schedule)}" for schedule in made.watch]
+    lines += [f"  monitor    {schedule}, {_next(schedule)}" for schedule in made.monitor]
     if made.event:
         lines.append(
             f"  event      reglage.data.changed, reglage.drift, reglage.quality of reglage.dataset.{made.model}"
@@ -175,6 +208,10 @@ def _next(schedule: Schedule) -> str:
     return f"next {schedule.next_time(datetime.now(UTC)):%Y-%m-%d %H:%M %Z}"
 
 
+def _with_switch(schedule: Schedule) -> str:
+    return f"{schedule}{'' if schedule.active else ' (off)'}"
+
+
 def _list(as_json: bool) -> None:
     """Print the recipes that are deployed on the server."""
     from deployments.recipe_deployment import deployed_recipes
@@ -185,7 +222,7 @@ def _list(as_json: bool) -> None:
         [
             one.deployment,
             one.recipe,
-            "\n".join(f"{schedule}{'' if schedule.active else ' (off)'}" for schedule in one.schedules),
+            *("\n".join(map(_with_switch, when)) for when in (one.schedules, one.watch, one.monitor)),
             "yes" if one.event else "no",
             one.approval or "recipe",
             "paused" if one.paused else "on",
@@ -193,6 +230,6 @@ def _list(as_json: bool) -> None:
         ]
         for one in found
     ]
-    columns = ["deployment", "recipe", "schedule", "event", "approval", "state", "from"]
+    columns = ["deployment", "recipe", "schedule", "watch", "monitor", "event", "approval", "state", "from"]
     record = {"deployments": [one.model_dump(mode="json") for one in found]}
     emit(table(columns, rows) if rows else "no recipe is deployed; `reglage deploy RECIPE` does", record, as_json)

@@ -26,7 +26,8 @@ from ftlib.data.snapshot import read_snapshot
 from ftlib.data.sources.pins import pin
 from ftlib.data.supervision import learnt_places
 from ftlib.errors import DataError, RecipeError
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
+from ftlib.kinds.table.row import Kind
 from ftlib.models.adapter import find_any
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.ingest import ingest

@@ -43,6 +43,14 @@ class Damages:
         count, first = self.found.get(reason, (0, where))
         self.found[reason] = (count + 1, min(first, where))
 
+    def beside(self, others: Damages, *, of_the_same_lines: bool) -> Damages:
+        """Return both; what was found twice of the same lines counts once."""
+        both = Damages(dict(self.found))
+        for reason, (count, first) in others.found.items():
+            had, where = both.found.get(reason, (0, first))
+            both.found[reason] = (max(had, count) if of_the_same_lines else had + count, min(where, first))
+        return both
+
     def told(self) -> dict[str, Damage]:
         """Return them, the most frequent first."""
         ordered = sorted(self.found.items(), key=lambda one: (-one[1][0], one[0]))

@@ -28,7 +28,8 @@ class AnswerLog(Config):
     columns: dict[str, str] = {}
     """What answers' fields are called in a foreign log, as {request: id, label: pred}; others by their own names."""
     label_columns: dict[str, str] = {}
-    """The same of labels and thumbs."""
+    """The same of labels and thumbs. Where `answers` and `labels` are one place, a right label is read of the column
+    that is named here, and of no other: `label` is the answer's."""
 
     @field_validator("columns")
     @classmethod
@@ -49,6 +50,11 @@ class AnswerLog(Config):
     def labels_at(self) -> Place:
         """Return where labels and thumbs are."""
         return Place.parse(self.labels or f"{self.place.rstrip('/')}/labels/", self.endpoint_url)
+
+    @property
+    def one_place(self) -> bool:
+        """Say whether answers and what was said of them lie in the same files, as in a feedback log."""
+        return self.answers_at.uri.rstrip("/") == self.labels_at.uri.rstrip("/")
 
 
 def _known(columns: dict[str, str], fields: tuple[str, ...]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from ftlib.answer_log.files import Damage, Damages, LogFile, list_log, records
 from ftlib.answer_log.place import MEASURES, AnswerLog
 from ftlib.answer_log.record import LateLabel, LiveAnswer
 from ftlib.config import Config
+from ftlib.wording import thumb_of
 
 R = TypeVar("R", LiveAnswer, LateLabel)
 
@@ -41,6 +42,8 @@ _NOT_OURS = {
     _OTHER_MODEL: "of another model",
 }
 _LABEL, _THUMB, _CORRECTION = range(3)
+_OF_AN_ANSWER = frozenset(("input", "label", "probability"))
+"""Fields of which an answer has one: a line without is no answer where labels are in the same files."""
 _SKIPPED = {"answer", "seconds"}
 """An answer's fields that nothing here reads."""
 _AT_ONCE = 5000
@@ -137,11 +140,11 @@ def read_log(log: AnswerLog, asked: Asked) -> Generator[LogWindow]:
         database.executescript(
             f"pragma journal_mode=off; pragma synchronous=off; pragma cache_size=-{_CACHE_KIB};" + _TABLES
         )
-        damages, left = Damages(), Counter[str]()
+        damages, of_labels, left = Damages(), Damages(), Counter[str]()
         answers, older = _recent(list_log(log.answers_at), asked)
         labels, older_labels = _recent(list_log(log.labels_at), asked)
         read = _insert_answers(database, _answers(answers, log, asked, damages, left))
-        read_labels = _insert_labels(database, _labels(labels, log, asked, damages))
+        read_labels = _insert_labels(database, _labels(labels, log, asked, of_labels))
         yield LogWindow(
             database,
             Reading(
@@ -149,7 +152,7 @@ def read_log(log: AnswerLog, asked: Asked) -> Generator[LogWindow]:
                 label_files=len(labels),
                 older_files=older + older_labels,
                 **_counts(database, read, read_labels, left),
-                damaged=damages.told(),
+                damaged=damages.beside(of_labels, of_the_same_lines=log.one_place).told(),
             ),
         )
 
@@ -180,7 +183,9 @@ def _answers(
     """Yield the rows of the table `answers`; which are left out for their time is counted in `left`."""
     given = {"name": asked.name, "version": asked.version} if log.columns else {}  # a foreign log may be of one model
     measures = tuple(log.columns.get(name, name) for name in MEASURES)
-    for record, at, _ in _parsed(files, LiveAnswer, log.columns, given, damages, measures):
+    for record, at, _, said in _parsed(files, LiveAnswer, log.columns, given, damages, measures):
+        if log.one_place and not said & _OF_AN_ANSWER and not record.measures:
+            continue  # it says something of an answer that is another line
         if at > asked.now + AHEAD:
             left["dated after now: a clock was wrong"] += 1
         elif at < asked.since:
@@ -212,16 +217,23 @@ def _source(record: LiveAnswer, asked: Asked) -> int:
 
 def _labels(files: list[LogFile], log: AnswerLog, asked: Asked, damages: Damages) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of the table `said`."""
-    for record, at, where in _parsed(files, LateLabel, log.label_columns, {}, damages, ()):
+    for record, at, where, _ in _parsed(files, LateLabel, _label_columns(log), {}, damages, ()):
         thumb = None if record.thumb is None else _UP if record.thumb else _DOWN
         said = ((_LABEL, record.label), (_THUMB, thumb), (_CORRECTION, record.correction))
         rows = [(_key(record.request), what, at, value) for what, value in said if value is not None]
+        if not rows and log.one_place:
+            continue  # it is an answer
         if not rows:
             damages.add("a label that says nothing", where)
         elif at > asked.now + AHEAD:
             damages.add("a label that is dated after now: a clock was wrong", where)
         else:
             yield from rows
+
+
+def _label_columns(log: AnswerLog) -> dict[str, str]:
+    """Return what the fields of labels are called; in one place with answers `label` is theirs."""
+    return {**({"label": ""} if log.one_place else {}), **log.label_columns}
 
 
 def _parsed(
@@ -231,8 +243,11 @@ def _parsed(
     given: Mapping[str, Any],
     damages: Damages,
     measures: tuple[str, ...],
-) -> Iterator[tuple[R, float, str]]:
-    """Yield records with their time and place. Fields that no record of ours has are ignored."""
+) -> Iterator[tuple[R, float, str, frozenset[str]]]:
+    """Yield records with their time, their place and the fields that they have; those that ours have not are ignored.
+
+    A column that is called nothing is none.
+    """
     names = {field: columns.get(field, field) for field in kind.model_fields if field not in _SKIPPED}
     wanted = (*names.values(), *measures)
     for file in files:
@@ -247,7 +262,8 @@ def _parsed(
                 damages.add("a time (at) that is not ISO 8601", where)
                 continue
             try:
-                yield kind.model_validate(_fields({**given, **found}, values, measures)), at, where
+                record = kind.model_validate(_fields({**given, **found}, values, measures))
+                yield record, at, where, frozenset(name for name, value in found.items() if value is not None)
             except ValidationError as error:
                 problem = error.errors(include_input=False, include_url=False)[0]
                 damages.add(f"{'.'.join(map(str, problem['loc'][:1]))}: {problem['msg']}", where)
@@ -256,18 +272,22 @@ def _parsed(
 def _fields(found: dict[str, Any], values: Mapping[str, Any], measures: tuple[str, ...]) -> dict[str, Any]:
     """Return a record's fields as ours are: names and classes that are numbers as text, measures together."""
     told = {name: values[column] for name, column in zip(MEASURES, measures, strict=False) if column in values}
-    texts = {
+    ours: dict[str, Any] = {
         name: str(found[name])
         for name in ("request", "label", "at")
         if isinstance(found.get(name), int | float | datetime) and not isinstance(found.get(name), bool)
     }
+    if (thumb := thumb_of(found.get("thumb"))) is not None:
+        ours["thumb"] = thumb
+    if isinstance(found.get("input"), list | dict):
+        ours["input"] = None  # turns of a chat: their length is no text's
     if not measures:
-        return {**found, **texts}
+        return {**found, **ours}
     own = found.get("measures") or {}
     if isinstance(own, dict):  # a table has every measure in every row, null where there is none
         told |= {name: value for name, value in cast("dict[str, Any]", own).items() if value is not None}
         own = told
-    return {**found, **texts, "measures": own}
+    return {**found, **ours, "measures": own}
 
 
 def _insert_answers(database: sqlite3.Connection, rows: Iterator[tuple[Any, ...]]) -> int:

@@ -33,8 +33,8 @@ class LiveAnswer(Config):
     input: str | None = None
     """What was asked; None where the log keeps no inputs."""
     measures: dict[str, int] = {}
-    """What is measured of the input, named as in a row's profile: `length` in characters; `tokens` and, of these, those
-    that the vocabulary does not know: `unknown`; of images size, brightness and colour."""
+    """What is measured of the input, named as in a row's profile: `length` in characters; `tokens`, special ones left
+    out, and of these those that the vocabulary does not know: `unknown`; of images size, brightness and colour."""
     label: str | None = None
     """The answer, where it is one label; else None."""
     probability: Fraction | None = None

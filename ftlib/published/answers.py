@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -17,11 +17,8 @@ from ftlib.evaluation.measured import Tables
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes import LabelOutcomes
 from ftlib.progress import note
+from ftlib.published.own_tokens import OwnTokens
 from ftlib.recipe.evidence import Evidence
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Int
 
 
 def answers(evidence: Evidence, tables: Tables) -> dict[str, JsonValue]:
@@ -70,15 +67,12 @@ def _tokens(evidence: Evidence, dataset: str) -> tuple[int, int]:
 
 def count_tokens(split: Path, tokenizer: Any) -> tuple[int, int]:
     """Count a split's tokens, special ones left out, and those among them that stand for what is not known."""
-    import numpy as np
     import pyarrow as pa
 
-    nothing_known = tokenizer.unk_token_id
-    special = np.array([i for i in tokenizer.all_special_ids if i != nothing_known], np.int64)
-    tokens = unknown = 0
+    own, tokens, unknown = OwnTokens.of(tokenizer), 0, 0
     file = pa.ipc.open_file(pa.memory_map(str(split)))
     for i in range(file.num_record_batches):
-        ids: Int[np.ndarray, " tokens"] = file.get_batch(i).column(INPUT_IDS).flatten().to_numpy(zero_copy_only=False)
-        tokens += int((~np.isin(ids, special)).sum())
-        unknown += int((ids == nothing_known).sum()) if nothing_known is not None else 0
+        ids = file.get_batch(i).column(INPUT_IDS).flatten().to_numpy(zero_copy_only=False)
+        found = own.counts(ids)
+        tokens, unknown = tokens + found[0], unknown + found[1]
     return tokens, unknown

@@ -28,7 +28,8 @@ from ftlib.data.passes.executor import Executor
 from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_schema, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.profile import SLICE_VALUES, Profiler
-from ftlib.data.rows import Example, Piece, Values, labels_in, reasons, remedies
+from ftlib.data.row_reasons import reasons, remedies
+from ftlib.data.rows import Example, Piece, Values, labels_in
 from ftlib.data.snapshot import Block, in_batches, read_snapshot
 from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
 from ftlib.errors import DataError, ModelError, RecipeError

@@ -16,12 +16,13 @@ from typing_extensions import override
 from ftlib.kinds.augment import Augment
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Piece
+from ftlib.training.attempt import Step
 from ftlib.training.batches import GlobalBatch, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
-from ftlib.training.phase_loop import PhaseLoop, Step
+from ftlib.training.phase_loop import PhaseLoop
 from ftlib.training.plan import Plan
 from ftlib.training.readings import Readings
 

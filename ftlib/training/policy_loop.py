@@ -22,13 +22,14 @@ from ftlib.kinds.loading import head_modules, load_tokenizer, load_unread
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.training import curves
+from ftlib.training.attempt import Attempt, Step
 from ftlib.training.batches import GlobalBatch
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
 from ftlib.training.objectives.policy import MEASURED, START, PolicyObjective
 from ftlib.training.parts import open_part
-from ftlib.training.phase_loop import Attempt, PhaseLoop, Step
+from ftlib.training.phase_loop import PhaseLoop
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rewards.base import RewardModel

@@ -177,14 +177,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_recipe_is_deployed_in_one_call_and_again_keeps_what_is_not_said(server: None, recipe: str) -> None:
     here = Environment(home=str(Path.cwd()))
     nightly = (Schedule(cron="0 3 * * *", timezone="Europe/Paris"),)
-    made, change, has_worker = deploy_recipe(recipe, Wishes(nightly, event=True, approval="by_hand"), here)
+    made, (change,), has_worker = deploy_recipe(recipe, Wishes(nightly, event=True, approval="by_hand"), here)
     assert (change.what, change.name, has_worker) == ("created", "retrain/tickets", False)
     assert made.recipe == str(Path.cwd() / recipe)
     assert [str(schedule) for schedule in made.schedules] == ["0 3 * * * Europe/Paris"]
     assert (made.model, made.event, made.approval, made.paused) == ("tickets", True, "by_hand", False)
 
-    assert deploy_recipe(recipe, Wishes(), here)[1].what == "unchanged"
-    paused, change, _ = deploy_recipe(recipe, Wishes(paused=True), here)
+    assert what(deploy_recipe(recipe, Wishes(), here)[1]) == {"unchanged"}
+    paused, (change,), _ = deploy_recipe(recipe, Wishes(paused=True), here)
     assert "paused: false > true" in {str(field) for field in change.fields}
     assert paused.schedules == made.schedules
     bare, _, _ = deploy_recipe(recipe, Wishes((), event=False, approval="recipe", paused=False), here)
@@ -200,15 +200,46 @@ def test_a_recipe_is_deployed_in_one_call_and_again_keeps_what_is_not_said(serve
     deploy_recipe(recipe, Wishes(moves=True), here)
 
     Path("link.yaml").symlink_to(recipe)
-    assert deploy_recipe("link.yaml", Wishes(), here)[1].what == "updated"  # one recipe, by another name
+    assert what(deploy_recipe("link.yaml", Wishes(), here)[1]) == {"updated"}  # one recipe, by another name
     Path("twin.yaml").write_text(Path(recipe).read_text())
     with pytest.raises(ConflictError, match=r"two recipes of one model.*--remove tickets"):
         deploy_recipe("twin.yaml", Wishes(), here)
     Path(recipe).unlink()
-    assert remove_recipe("tickets", here).what == "deleted"
+    assert what(remove_recipe("tickets", here)) == {"deleted"}
     with pytest.raises(RecipeError, match="not deployed"):
         remove_recipe("tickets", here)
     assert all(one.owner for one in deployed_recipes())  # what an environment's file has is listed, too
+
+
+@pytest.mark.prefect
+def test_looks_stand_beside_it_and_go_with_it(server: None, recipe: str) -> None:
+    here = Environment(home=str(Path.cwd()))
+    hourly = (Schedule(cron="7 * * * *", timezone="UTC"),)
+    with pytest.raises(RecipeError, match="nothing would start when files come"):
+        deploy_recipe(recipe, Wishes(watch=hourly), here)
+    with pytest.raises(RecipeError, match=r"monitor\.log: got none.*reglage serve --log"):
+        deploy_recipe(recipe, Wishes(monitor=hourly), here)
+    Path(recipe).write_text(Path(recipe).read_text() + "monitor: {log: {place: log/}}\n")
+    wishes = Wishes(event=True, approval="by_hand", watch=hourly, monitor=hourly)
+    made, done, _ = deploy_recipe(recipe, wishes, here)
+    names = ["retrain/tickets", "watch/tickets", "monitor/tickets"]
+    assert [(change.name, change.what) for change in done] == [(name, "created") for name in names]
+    assert [*map(str, (*made.watch, *made.monitor))] == ["7 * * * * UTC"] * 2
+    with get_client(sync_client=True) as client:
+        watch, monitor = (client.read_deployment_by_name(name).parameters for name in names[1:])
+    whole = str(Path.cwd() / recipe)
+    assert watch == {"recipes": [f"{whole} --set retrain.approval=by_hand"], "work": str(Path.cwd() / "work")}
+    assert (monitor["recipe"], monitor["work"]) == (whole, watch["work"])
+    assert [one.deployment for one in deployed_recipes() if not one.owner] == names[:1]
+
+    assert what(deploy_recipe(recipe, Wishes(), here)[1]) == {"unchanged"}
+    paused = deploy_recipe(recipe, Wishes(paused=True), here)[1]
+    assert [[str(field) for field in change.fields][:1] for change in paused[1:]] == [["paused: false > true"]] * 2
+    later = deploy_recipe(recipe, Wishes(monitor=(), paused=False), here)[1]
+    assert (later[-1].name, later[-1].what) == ("monitor/tickets", "deleted")
+    assert [change.name for change in remove_recipe(recipe, here)] == names[:2]
+    with get_client(sync_client=True) as client:
+        assert "tickets" not in {one.name for one in client.read_deployments()}
 
 
 @pytest.mark.prefect
@@ -245,6 +276,9 @@ def test_a_file_and_the_command_leave_each_others_deployments_alone(server: None
     [
         (["--cron", "0 3 * * *"], "--cron needs --timezone"),
         (["--timezone", "UTC"], "--timezone says whose clock"),
+        (["--monitor", "7 * * * *"], "--monitor needs --timezone"),
+        (["--monitor", "7 * * *", "--timezone", "UTC"], "--monitor: '7 * * *' is no cron expression"),
+        (["--watch", "7 * * * *", "--no-watch", "--timezone", "UTC"], "--watch and --no-watch: give one of them"),
         (["--cron", "0 3 * *", "--timezone", "UTC"], "--cron: '0 3 * *' is no cron expression"),
         (["--cron", "0 3 * * *", "--timezone", "Mars"], "--timezone: 'Mars' is no time zone"),
         (["--cron", "0 3 * * *", "--timezone", "UTC", "--no-cron"], "give one of them"),

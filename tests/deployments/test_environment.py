@@ -12,6 +12,7 @@ from prefect.server.schemas.schedules import CronSchedule
 
 from deployments.deployment import STANDING, check_parameters, flow_at, wanted
 from deployments.environment import DeployedRecipe, Environment, Schedule, WorkPool, read_environment
+from ftlib.costs.prices import read_prices
 from ftlib.errors import RecipeError
 from ftlib.recipe.file import load_recipe
 
@@ -147,6 +148,21 @@ def test_what_starts_on_an_event_is_watched_as_its_retraining_reads_it(monkeypat
     assert text == "/srv/project/recipes/fresh_data.yaml --set publish.name=other"
 
 
+def test_a_recipe_with_looks_of_its_own_has_them_beside_it_and_is_watched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    hourly = [{"cron": "7 * * * *", "timezone": "UTC"}]
+    overrides = ["monitor.log={place: log/}"]
+    environment = one_recipe(event=True, watch=hourly, monitor=hourly, overrides=overrides, paused=True)
+    made = {one.full_name: one for one in wanted(environment)}
+    looks = [one for one in made.values() if one.name == "ticket-router-fresh" and one.flow != "retrain"]
+    assert [(one.flow, str(one.schedules[0]), one.paused) for one in looks] == [
+        ("watch", "7 * * * * UTC", True),
+        ("monitor", "7 * * * * UTC", True),
+    ]
+    assert looks[0].parameters["recipes"] == [f"/srv/project/{FRESH} --set {overrides[0]}"]
+    assert (made["watch/watch"].parameters["recipes"], made["watch/watch"].schedules) == ([], ())
+
+
 def test_the_registry_of_the_environment_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     azure = "abfs://rows@account.dfs.core.windows.net/p"
@@ -249,3 +265,13 @@ def test_a_schedule_follows_its_zones_clock_through_daylight_saving_time(zone: s
 
 
 SUMMERS_ENDS = (datetime(2031, 3, 1, tzinfo=UTC), datetime(2031, 9, 15, tzinfo=UTC))
+
+
+def test_prices_reach_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "env.yaml"
+    file.write_text("home: /srv\nprices: {currency: EUR, cpu_core_hour: 0.04, gpu_hour: {H100: 2.5}}\n")
+    environment = read_environment(file, {})
+    for deployment in wanted(environment):
+        monkeypatch.setenv("REGLAGE_PRICES", deployment.job_variables["env"]["REGLAGE_PRICES"])
+        assert read_prices() == environment.prices
+    assert refused(tmp_path, "home: /srv\nprices: {currency: EUR, cpu_hour: 1}")[0].startswith("2: prices.cpu_hour: ")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -280,6 +281,16 @@ def test_an_alias_that_was_never_set_and_a_missing_log_are_told_in_a_line(look: 
         look(log=None)
     with pytest.raises(RecipeError, match=r"monitor\.quality\.evaluation: 'fit' measures no accuracy"):
         look("monitor.quality={kind: labels, evaluation: fit}")
+
+
+def test_a_schedule_that_begins_before_the_first_promotion_is_no_failure(
+    look: Callable[..., State[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "deployment", SimpleNamespace(id="a deployment"))
+    state = look("retrain.alias=canary")
+    assert (state.name, state.is_completed()) == ("Too few", True)
+    assert f"has no {NAME}@canary yet" in str(state.message)
+    assert look().name == "Too few"  # and one that is in place is looked at as ever
 
 
 def test_a_damaged_memory_tells_once_more(tmp_path: Path, server: Server, look: Callable[..., State[Any]]) -> None:

@@ -115,7 +115,7 @@ class Chat(TextFormat):
 
     def _messages(self, values: Values) -> list[Message] | Dropped:
         if self.messages is not None:
-            roles = {name.lower(): role for name, role in self.roles.items()}
+            roles: dict[str, Role] = {name.lower(): role for name, role in self.roles.items()}
             part = up_to_question if self.asks_alone else up_to_answer
             messages = conversation(values.get(self.messages), roles, part)
         else:

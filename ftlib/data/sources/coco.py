@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from ftlib.data.images.columns import with_images
 from ftlib.data.listed import FileVersion, ListedFile
-from ftlib.data.rows import BadReason, BadRow, Row, Value
+from ftlib.data.row_reasons import BadReason
+from ftlib.data.rows import BadRow, Row, Value
 from ftlib.data.sources.images_beside import ImagesBeside, list_images
 from ftlib.data.sources.stored_files import StoredFiles, read_whole
 from ftlib.errors import DataError, first_line

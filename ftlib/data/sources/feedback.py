@@ -18,19 +18,19 @@ from typing_extensions import override
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files import read_file
 from ftlib.data.row_keys import DELETED, is_tombstone, moment_of
+from ftlib.data.row_reasons import PassReason, reasons
 from ftlib.data.row_versions import RowVersions
-from ftlib.data.rows import BadRow, Passed, PassReason, Row, Value, blame, need_column, reasons
+from ftlib.data.rows import BadRow, Passed, Row, Value, blame, need_column
 from ftlib.data.sources.files import read_object
 from ftlib.data.sources.stored_files import StoredFiles
 from ftlib.errors import DataError
 from ftlib.storage.files import local_errors
+from ftlib.wording import thumb_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_UP = frozenset(("true", "1", "+1", "up", "yes", "y", "good", "like", "liked", "thumbs_up", "\U0001f44d"))
-_DOWN = frozenset(("false", "0", "-1", "down", "no", "n", "bad", "dislike", "disliked", "thumbs_down", "\U0001f44e"))
 _NAMES = 1000
 """Columns that are remembered, to say which there are where one is absent."""
 _ASKS: dict[str, tuple[PassReason, ...]] = {
@@ -198,15 +198,19 @@ class _Log:
         }
         self.asked = asked[source.gives]
 
-    def spooled(self, lines: Iterator[Row | BadRow], stream: IO[bytes]) -> Iterator[BadRow]:
-        """Write the good lines to the spool, and yield the bad ones."""
+    def spooled(self, lines: Iterator[Row | BadRow], stream: IO[bytes]) -> Iterator[BadRow | Passed]:
+        """Write the good lines to the spool, and yield the bad ones and those that nobody was answered by."""
         end = 0
         for row in lines:
+            if isinstance(row, Row) and row.values.get("traffic") == "shadow":
+                yield Passed(row.bytes, "shadow")  # of the same request as the answer that somebody saw
+                continue
             bad = row if isinstance(row, BadRow) else self.versions.check(row) or self._read_thumb(row)
             if bad is not None:
                 yield bad
                 continue
             assert isinstance(row, Row)
+            self._unfold_answer(row)
             if len(self.names) < _NAMES:
                 self.names.update(row.values)
             file = self.places.get(row.uri)
@@ -221,14 +225,22 @@ class _Log:
         value = row.values.get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             return None
-        word = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip().lower()
-        if word not in _UP | _DOWN:
+        up = thumb_of(value)
+        if up is None:
             what = (
                 f"says {value!r:.40}, allowed are true and false, 1 and 0 or -1, up and down, yes and no, good and bad"
             )
             return blame(row, "odd_thumb", name, what)
-        row.values[name] = word in _UP
+        row.values[name] = up
         return None
+
+    def _unfold_answer(self, row: Row) -> None:
+        """Make a text of an answer that is one in an object, as `reglage serve` logs what a model writes."""
+        match row.values.get(self.source.answer):
+            case {"text": str(text), **others} if not others:
+                row.values[self.source.answer] = text
+            case _:
+                pass
 
     def check_columns(self) -> None:
         """Raise DataError for a column that is asked for and that no line has."""

@@ -24,13 +24,13 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Wi
     """What is asked of a server, in a home in which `reglage up --env gpu.yaml` runs."""
     said: list[tuple[str, Wishes, Environment]] = []
 
-    def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[Deployed, Change, bool]:
+    def deploy_recipe(path: str, wishes: Wishes, environment: Environment) -> tuple[Deployed, list[Change], bool]:
         said.append((path, wishes, environment))
         made = Deployed(
             deployment="retrain/a", model="a", recipe=path, schedules=(), event=False, approval="", work="work",
             paused=False, pool="gpu", owner="",
         )  # fmt: skip
-        return made, Change(what="created", kind="deployment", name="retrain/a"), True
+        return made, [Change(what="created", kind="deployment", name="retrain/a")], True
 
     monkeypatch.setattr(recipe_deployment, "deploy_recipe", deploy_recipe)
     for name in ("REGLAGE_ENVIRONMENT", "PREFECT_API_URL", "REGLAGE_HOME", "PREFECT_API_AUTH_STRING"):

@@ -238,3 +238,48 @@ def test_a_time_is_read_as_it_is_written(said: object, seconds: float) -> None:
 def test_a_column_for_no_field_is_refused() -> None:
     with pytest.raises(ValidationError, match="reqest: no such field; there are request, at"):
         AnswerLog(place="x", columns={"reqest": "id"})
+
+
+def test_a_feedback_log_is_read_where_it_lies(tmp_path: Path) -> None:
+    """Answers, thumbs and corrections in one place, as the source `feedback` reads them; each line counts once."""
+    at = [(NOW - timedelta(seconds=seconds)).isoformat() for seconds in (90, 60, 30)]
+    lines = [
+        {"request_id": "r1", "prompt": "Draw a histogram.", "answer": "df.hist()", "time": at[0]},
+        {"request_id": "r1", "thumb": "up", "time": at[1]},
+        {"request_id": "r1", "thumb": -1, "time": at[2]},
+        {"request_id": "r2", "prompt": [{"role": "user", "content": "Hello?"}], "thumb": "good", "time": at[0]},
+        {"request_id": "r2", "correction": "Hello!", "time": at[1]},
+        {"request_id": "r3", "prompt": "Join two frames.", "thumb": "perhaps", "time": at[0]},
+        {"request_id": "r1", "_deleted": True, "time": at[2]},
+        {"request_id": "r4", "prompt": "Sort it."},
+        "{broken",
+    ]
+    write(tmp_path / "log" / "1.jsonl", lines)
+    place = str(tmp_path / "log")
+    columns = {"request": "request_id", "at": "time"}
+    given = {
+        "answers": place,
+        "labels": f"{place}/",
+        "columns": {**columns, "input": "prompt"},
+        "label_columns": columns,
+    }
+    answers, reading = read(place, **given)
+    assert Counter((one.length, one.thumb) for one in answers) == Counter([(17, False), (None, True), (16, None)])
+    assert (reading.answers, reading.thumbs, reading.labels_replaced, reading.left_out) == (3, 2, 1, {})
+    assert {reason.partition(":")[0]: one.count for reason, one in reading.damaged.items()} == {
+        "a line that is no JSON": 1,
+        "no time (at)": 1,
+        "thumb": 1,
+    }
+
+
+def test_in_one_place_a_right_label_has_a_column_of_its_own(tmp_path: Path) -> None:
+    lines = [
+        {"request": "a", "at": NOW.isoformat(), "label": "bug"},
+        {"request": "a", "at": NOW.isoformat(), "truth": "sales"},
+    ]
+    write(tmp_path / "1.jsonl", lines)
+    one = {"answers": str(tmp_path), "labels": str(tmp_path), "columns": {"request": "request"}}
+    assert [(answer.label, answer.right_label) for answer in read(tmp_path, **one)[0]] == [("bug", None)]
+    named = read(tmp_path, **one, label_columns={"label": "truth"})[0]
+    assert [(answer.label, answer.right_label) for answer in named] == [("bug", "sales")]

@@ -15,13 +15,13 @@ from torch import nn
 from ftlib.errors import TrainingError
 from ftlib.kinds.loading import load_model
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.training.attempt import Trained
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase
-from ftlib.training.phase_loop import Trained
 from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _gradients, check_moved

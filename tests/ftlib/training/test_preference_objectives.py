@@ -22,13 +22,13 @@ from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_prepared, tiny_thumbs
 from ftlib.training.asking import Asking
+from ftlib.training.attempt import Sums
 from ftlib.training.first_loss import check_first_loss
 from ftlib.training.group import Group
 from ftlib.training.objectives.dpo import DPO
 from ftlib.training.objectives.kto import KTO
 from ftlib.training.objectives.orpo import ORPO
 from ftlib.training.objectives.simpo import SimPO
-from ftlib.training.phase_loop import Sums
 
 ROWS = np.array([3, 0, 5, 2])
 

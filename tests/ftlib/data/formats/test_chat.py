@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from ftlib.data.formats.chat import Chat
 from ftlib.data.processor import Processor
-from ftlib.data.rows import REMEDIES, Dropped, Encoded, Example
+from ftlib.data.row_reasons import REMEDIES
+from ftlib.data.rows import Dropped, Encoded, Example
 from ftlib.errors import ModelError
 from ftlib.testing import TINY_TEMPLATE, tiny_chat_tokenizer, tiny_chats, tiny_lm_tokenizer
 

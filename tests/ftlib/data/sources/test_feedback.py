@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from ftlib.answer_log.record import LateLabel, LiveAnswer
 from ftlib.data.rows import BadRow, Passed, Row
 from ftlib.data.sources.feedback import Feedback
 from ftlib.data.splitting import Keyed, split_rows
@@ -116,6 +117,31 @@ def test_who_asks_to_be_forgotten_is(tmp_path: Path) -> None:
     rows, _, passed = read(log(tmp_path / "log.jsonl", [*gone, *lines]), "corrections")
     assert [row.values["request_id"] for row in rows] == [2, 3]
     assert passed == {"tombstone": 2, "deleted": 1}
+
+
+def test_what_serve_logs_is_a_log_of_feedback(tmp_path: Path) -> None:
+    """Its answers are objects, its labels lie beside them, and what the shadow said was seen by nobody."""
+    answered: Any = {"at": "2026-11-28T09:00:00Z", "name": "writer", "version": 1}
+    records = [LiveAnswer(request=f"r{i}", input="Say it.", answer={"text": f"said {i}"}, **answered) for i in range(2)]
+    shadow = LiveAnswer(
+        request="r0", input="Say it.", answer={"text": "unseen"}, traffic="shadow", **{**answered, "version": 2}
+    )
+    said = [
+        LateLabel(request="r0", at="2026-11-28T10:00:00Z", thumb=True),
+        LateLabel(request="r1", at="2026-11-28T10:00:00Z", thumb=False, correction="say 1"),
+    ]
+    for folder, written in (("answers", [*records, shadow]), ("labels", said)):
+        log(tmp_path / folder / "1.jsonl", [one.model_dump(mode="json") for one in written])
+    source = {"path": str(tmp_path), "request": "request", "prompt": "input", "time": "at"}
+    found: dict[str, list[Any]] = {}
+    for gives in ("thumbs", "corrections", "pairs"):
+        served = Feedback.model_validate({**source, "gives": gives})
+        items = [*served.read(served.pin(), 10_000)]
+        found[gives] = [one.values for one in items if isinstance(one, Row)]
+        assert Counter(one.reason for one in items if isinstance(one, Passed))["shadow"] == 1
+    assert {(row["answer"], row["thumb"]) for row in found["thumbs"]} == {("said 0", True), ("said 1", False)}
+    assert [row["correction"] for row in found["corrections"]] == ["say 1"]
+    assert [(row["chosen"], row["rejected"]) for row in found["pairs"]] == [("say 1", "said 1")]
 
 
 def test_parquet_says_what_jsonl_says(tmp_path: Path) -> None:
