@@ -105,6 +105,13 @@ def test_a_trial_of_a_group_of_fields_is_called_by_it() -> None:
     assert resolve_custom_task_run_name(run.with_options(task_run_name=task_name("{" * 200)), {}) == "{" * 100
 
 
+def test_a_soup_that_no_recipe_could_make_is_refused_before_the_first_trial(tiny_recipe: Path) -> None:
+    asked(tiny_recipe, f"{EPOCHS}=1..2", soup=2).check()
+    alone = "phases=[{name: tune, dataset: home, objective: {kind: classification}, tuning: {kind: full}}]"
+    with pytest.raises(RecipeError, match=r"search\.soup: interpolation: 'soup' starts from weights .* set soup to 1"):
+        asked(tiny_recipe, f"{EPOCHS}=1..2", overrides=(alone, "interpolation={kind: off}"), soup=2).check()
+
+
 def test_a_search_for_nothing_or_by_nothing_is_refused(tiny_recipe: Path) -> None:
     with pytest.raises(RecipeError, match="nothing to try"):
         asked(tiny_recipe).check()
