@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,12 +28,13 @@ from benchmarks.night_stage import EVERY_MINUTE, NAME, Night, Step
 from benchmarks.reliability_page import PAGE, ROOT, between
 from benchmarks.rounds import print_result
 from ftlib.testing import LABELS, tiny_rows
-from ftlib.wording import table
+from ftlib.wording import counted
 from infra.chromium import chromium
 
 BASELINE = ROOT / "benchmarks" / "baselines" / "night.json"
 BEGIN, END = "<!-- night: made by `python -m benchmarks.night` -->", "<!-- end of night -->"
 ROWS, FEW, ASKED = 800, 40, 300
+WIDTH = 118
 
 
 def it_comes_up(night: Night) -> str:
@@ -194,7 +196,7 @@ def play(night: Night) -> list[list[str]]:
         seen = step(night)
         what = str(step.__doc__).rstrip(".")
         seconds = f"{time.monotonic() - began:.0f}"
-        print(f"{seconds:>5} s  {what}: {seen}", flush=True)
+        print(*wrapped(what, seen, seconds), sep="\n", flush=True)
         night.remember([what, seen, seconds])
     return night.rows
 
@@ -204,18 +206,26 @@ def ended(night: Night) -> list[str]:
     began = time.monotonic()
     left = night.close()
     assert not left, left
-    seconds = f"{time.monotonic() - began:.0f}"
-    print(f"{seconds:>5} s  Ctrl-C of serve, `reglage down`: nothing is left running", flush=True)
-    return ["SIGTERM to serve, `reglage down`", "no process is left", seconds]
+    row = ["SIGTERM to serve, `reglage down`", "no process is left", f"{time.monotonic() - began:.0f}"]
+    print(*wrapped(*row), sep="\n", flush=True)
+    return row
 
 
 def page(text: str, record: dict[str, Any]) -> str:
     """Return docs/reliability.md with the night's table made anew."""
     machine = f"{record['cores']} cores at load {record['load'][0]:g} to {record['load'][1]:g}"
-    rows = [["what happens", "what was seen", "seconds"], *record["steps"]]
-    broken_off = f", broken off and gone on with {record['times'] - 1} times" if record["times"] > 1 else ""
+    lines = [line for what, seen, seconds in record["steps"] for line in wrapped(what, seen, seconds)]
+    block = "\n".join(["```text", *lines, "```"])
+    broken = record["times"] - 1
+    broken_off = f"; it was broken off {counted(broken, 'time')} and went on" if broken else ""
     said = f"On {record['at'][:10]}, on {machine}, with a tiny model, in {record['minutes']:g} minutes{broken_off}."
-    return between(text, BEGIN, END, f"{said}\n\n{table(rows)}")
+    return between(text, BEGIN, END, f"{said}\n\n{block}")
+
+
+def wrapped(what: str, seen: str, seconds: str) -> list[str]:
+    """Return a step as it is printed, in lines that fit a page: the seconds, what happens, what was seen."""
+    later = " " * 9
+    return textwrap.wrap(f"{seconds:>5} s  {what}: {seen}", WIDTH, subsequent_indent=later, break_long_words=False)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -44,6 +45,21 @@ def test_a_step_that_does_not_hold_ends_the_night(
         play(night)
     assert told == [["It holds", "seen", "0"]]
     assert capsys.readouterr().out.split() == ["0", "s", "It", "holds:", "seen"]
+
+
+def test_a_night_that_was_broken_off_does_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [{"id": state.lower(), "state_type": state} for state in ("COMPLETED", "PENDING", "RUNNING", "PAUSED")]
+    monkeypatch.setattr(Night, "runs", lambda self, flow: runs)
+    night, arrived = Night(tmp_path), list[int]()
+    night.remember(["It comes up", "seen", "3"])
+    night.does(lambda: arrived.append(1))
+    again = Night(tmp_path)
+    again.does(lambda: arrived.append(2))
+    assert (arrived, again.rows, again.times) == ([1], [["It comes up", "seen", "3"]], 2)
+    assert [run["id"] for run in again.new_runs("monitor")] == ["pending", "running"]
+    again.remember(["Files arrive", "seen", "4"])
+    again.does(lambda: arrived.append(3))
+    assert arrived == [1, 3]
 
 
 def test_its_recipe_fits_together() -> None:
