@@ -1,7 +1,7 @@
 """Memory that forward passes free is kept for the next one, instead of asked of the kernel again, page by page.
 
 glibc gives large blocks back as soon as they are free, and the kernel fills each page with zeros before it hands it out
-again: a sixth of a small encoder's pass. Numbers do not depend on it.
+again: up to a sixth of the work of a small encoder's pass. Numbers do not depend on it.
 """
 
 from __future__ import annotations
