@@ -29,7 +29,7 @@ run: $(READY)  ## from raw rows to a published version: make run RECIPE=recipes/
 	@$(BIN)/reglage run $(RECIPE)
 
 test: $(READY)  ## all tests that need no special hardware, but for those that take minutes
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the ones that take minutes
 	$(BIN)/pytest -m "slow and not gpu" --timeout 1800 $(SHAPES)

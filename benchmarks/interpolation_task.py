@@ -221,7 +221,8 @@ def prediction_plan(folder: Path, candidates: Sequence[Candidate], rows: int) ->
 
 def two_ends(folder: Path, trained: Trained) -> tuple[Checkpoint, Checkpoint]:
     """Return MiniLM with a head, and a step from it."""
-    from ftlib.kinds.loading import load_model, save_model
+    from ftlib.kinds.loading import load_model
+    from ftlib.kinds.writing import save_model
     from ftlib.models.folder import find_model, weights_digest
     from ftlib.models.reference import ModelRef
     from ftlib.stages.base import BaseJob, base

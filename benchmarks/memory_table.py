@@ -1,9 +1,11 @@
 """Memory of a worker, predicted beside measured, on this machine's CPU: the table of docs/plan.md.
 
     python -m benchmarks.memory_table [NAME...]
-    python -m benchmarks.memory_table --every          # each tuning by each optimiser, on one model
+    python -m benchmarks.memory_table --every [OPTIMISER...]    # each tuning by each, on one model; recorded
+    python -m benchmarks.memory_table --page                    # the records' table, to docs/plan.md
 
 Each case trains a model of random weights for some steps in a process of its own. About five minutes on two cores.
+With `--every` what is recorded is not measured again: it can be stopped, and goes on.
 malloc is told to give freed blocks back at once, so that what is measured is what tensors take: left alone, glibc keeps
 up to 60 % more in pieces, and trains up to 40 % faster.
 """
@@ -15,9 +17,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory_page import PAGE, Held, append, page, read
 from ftlib.config import BatchKind
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import config_digest, weights_digest
@@ -159,9 +164,20 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure(sys.argv[2])))
         return
+    if sys.argv[1:] == ["--page"]:
+        PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), read()), encoding="utf-8")
+        return
+    every = sys.argv[1:2] == ["--every"]
+    done = {f"{held.tuning}, {held.optimizer}" for held in read()}
+    asked = [name for name in EVERY if not sys.argv[2:] or EVERY[name][4]["optimizer"] in sys.argv[2:]]
+    names = [name for name in asked if name not in done]
     print("| case | predicted MB | measured MB | |\n|---|---|---|---|")
-    for name in EVERY if sys.argv[1:] == ["--every"] else sys.argv[1:] or CASES:
+    for name in names if every else sys.argv[1:] or CASES:
         predicted, measured = alone(name)
+        if every:
+            tuning, _, optimizer = name.rpartition(", ")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            append(Held(tuning, optimizer, predicted, measured, now, version("torch")))
         said = f"| {name} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} | {predicted / measured - 1:+.1%} |"
         print(said, flush=True)
 

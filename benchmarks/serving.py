@@ -1,8 +1,9 @@
 """`reglage serve` beside transformers' pipeline behind FastAPI, on the same cores: `python -m benchmarks.serving`.
 
-Both answer the same published weights, in rounds that take turns, to clients that run on the same cores too. Ours
-checks a token and writes its log meanwhile. Last, an alias moves under load: seconds until an answer is the new
-version's, and requests that failed.
+All answer the same published weights with as many threads as there are cores, in rounds that take turns, to clients
+that run on the same cores too; whoever is not asked idles. Ours has its defaults, checks a token and writes its log
+meanwhile. The pipeline is called in FastAPI's threads, and in its event loop: ratios are against the one that answers
+more. Last, an alias moves under load: seconds until an answer is the new version's, and requests that failed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import click
 import httpx
 
 from benchmarks.machine import cores, describe_machine
-from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, same_for_all
+from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, same_for_all, spread
 from ftlib.registry import ModelRegistry
 from ftlib.registry.aliases import AliasLog
 from ftlib.storage import LocalStore
@@ -36,6 +37,7 @@ TARGETS = {"requests_per_second": 1.5}
 SIZES = {"tiny": (2, 32), "minilm": (6, 384)}
 """Layers and hidden size; the second is all-MiniLM-L6's."""
 NAME, ALIAS = "tiny-router", "champion"
+PLAIN, OURS = ("pipeline in threads", "pipeline in the loop"), "reglage serve"
 
 
 class Place(NamedTuple):
@@ -56,20 +58,28 @@ class Place(NamedTuple):
 @click.option("--clients", multiple=True, type=int, default=[8, 32], show_default=True)
 @click.option("--seconds", type=float, default=8.0, show_default=True, help="Of every measurement.")
 @click.option("--repetitions", type=int, default=3, show_default=True)
-def main(sizes: tuple[str, ...], clients: tuple[int, ...], seconds: float, repetitions: int) -> None:
+@click.option("--folder", type=click.Path(path_type=Path), help="Keeps what is published for the next time.")
+def main(
+    sizes: tuple[str, ...], clients: tuple[int, ...], seconds: float, repetitions: int, folder: Path | None
+) -> None:
     """Measure requests per second, latency, and what an alias's move costs."""
     ratios: dict[str, Any] = {}
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            ratios[size] = measured(published(Path(folder), *SIZES[size]), size, clients, seconds, repetitions)
+    with tempfile.TemporaryDirectory() as temporary:
+        for size in sizes:
+            below = (folder or Path(temporary)).absolute() / size
+            place = Place(below, below / "registry")
+            if not place.registry.exists():
+                published(below, *SIZES[size])
+            ratios[size] = measured(place, size, clients, seconds, repetitions)
     settings = {"clients": list(clients), "seconds": seconds, "repetitions": repetitions, "targets": TARGETS}
     print_result("serving", ratios, {**settings, **describe_machine()})
 
 
-def published(folder: Path, layers: int, hidden: int) -> Place:
+def published(folder: Path, layers: int, hidden: int) -> None:
     """Publish two versions of a model of a size."""
     from transformers import BertConfig, BertModel
 
+    folder.mkdir(parents=True)
     recipe = tiny_recipe(folder)
     config = BertConfig(
         vocab_size=len(tiny_tokenizer()),
@@ -84,7 +94,6 @@ def published(folder: Path, layers: int, hidden: int) -> Place:
         recipe.write_text(re.sub(r"learning_rate: \S+}", f"learning_rate: {rate}}}", recipe.read_text()))
         done = reglage(folder, "run", str(recipe), "--work", str(folder / "work"))
         assert done.wait() == 0, f"the recipe in {folder} failed"
-    return Place(folder, folder / "registry")
 
 
 def measured(
@@ -94,38 +103,48 @@ def measured(
     version = ModelRegistry(LocalStore(place.registry)).version(NAME, 1)
     ModelRegistry(LocalStore(place.registry)).pull(version, place.folder / "pulled")
     place.move(1)
+    with contextlib.ExitStack() as running:
+        servers = {name: running.enter_context(plain(place, name.split()[-1])) for name in PLAIN}
+        servers[OURS] = running.enter_context(ours(place))
 
-    def rate(name: str, repetition: int) -> dict[str, Any]:
-        with {"plain": plain, "reglage": ours}[name](place) as (port, token):
-            return {str(count): asked(port, token, count, seconds) for count in clients}
+        def rate(name: str, repetition: int) -> dict[str, Any]:
+            return {str(count): asked(*servers[name], count, seconds) for count in clients}
 
-    found = interleaved(("plain", "reglage"), repetitions, rate)
+        found = interleaved((*PLAIN, OURS), repetitions, rate)
+        moves = moved(place, *servers[OURS])
     ratios: dict[str, dict[str, float]] = {}
     rows: list[list[str]] = []
     for count in map(str, clients):
         of = {name: [one[count] for one in outcomes] for name, outcomes in found.items()}
         keys = ("requests_per_second", "p50_ms", "p99_ms")
         values = {name: {key: middle(outcomes, key) for key in keys} for name, outcomes in of.items()}
-        rows += [[f"{name}, {count} clients", *(f"{values[name][key]:.1f}" for key in keys)] for name in values]
-        ratios[count] = {key: round(values["reglage"][key] / values["plain"][key], 2) for key in keys}
+        rows += [
+            [f"{name}, {count} clients", *(f"{values[name][key]:.1f}" for key in keys), spread(of[name], keys[0])]
+            for name in values
+        ]
+        best = max(PLAIN, key=lambda name: values[name]["requests_per_second"])
+        ratios[count] = {key: round(values[OURS][key] / values[best][key], 2) for key in keys}
         ratios[count]["failed"] = sum(one["failed"] for outcomes in of.values() for one in outcomes)
-    print_table(f"{size}, load {os.getloadavg()[0]:.1f}", ("", "requests/s", "p50 ms", "p99 ms"), rows)
-    return {**ratios, "alias_move": moved(place)}
+    print_table(f"{size}, load {os.getloadavg()[0]:.1f}", ("", "requests/s", "p50 ms", "p99 ms", "rounds"), rows)
+    return {**ratios, "alias_move": moves}
 
 
-def moved(place: Place) -> dict[str, float]:
+def moved(place: Place, port: int, token: str) -> dict[str, float]:
     """Move the alias thrice under eight clients' load; return seconds until new answers, and requests that failed."""
     taken: list[float] = []
-    with ours(place) as (port, token), ThreadPoolExecutor(1) as pool:
-        under = pool.submit(asked, port, token, 8, 30.0)
+    with ThreadPoolExecutor(1) as pool:
+        under = pool.submit(asked, port, token, 8, 20.0)
         for version in (2, 1, 2):
-            time.sleep(3.0)
+            time.sleep(2.0)
             place.move(version)
             begun = time.monotonic()
             while answering(port, token) != version:
                 time.sleep(0.05)
             taken.append(time.monotonic() - begun)
-        return {"seconds_least": min(taken), "seconds_most": max(taken), "failed": under.result()["failed"]}
+        outcome = under.result()
+    requests = round(outcome["requests_per_second"] * 20.0) + outcome["failed"]
+    seconds = {"seconds_least": round(min(taken), 2), "seconds_most": round(max(taken), 2)}
+    return {**seconds, "requests": requests, "failed": outcome["failed"]}
 
 
 def answering(port: int, token: str) -> int:
@@ -141,9 +160,10 @@ def asked(port: int, token: str, clients: int, seconds: float) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def plain(place: Place) -> Generator[tuple[int, str]]:
+def plain(place: Place, where: str) -> Generator[tuple[int, str]]:
     port = free_port()
-    words = [sys.executable, "-m", "benchmarks.serving_plain", str(place.folder / "pulled"), str(port), str(cores())]
+    given = [str(place.folder / "pulled"), str(port), str(cores()), where]
+    words = [sys.executable, "-m", "benchmarks.serving_plain", *given]
     with subprocess.Popen(words, env={**os.environ, **same_for_all(cores())}) as process:
         yield from until_stopped(process, port, "/docs", "")
 

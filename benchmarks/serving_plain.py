@@ -1,7 +1,8 @@
-"""What a team writes in an afternoon: transformers' pipeline behind FastAPI; `python -m ...serving_plain FOLDER PORT`.
+"""What a team writes in an afternoon: `python -m benchmarks.serving_plain FOLDER PORT THREADS threads|loop`.
 
-It cleans no text, follows no alias, keeps no log and asks for no token. It gives every label's probability, and cuts
-texts as the version's recipe does.
+transformers' pipeline behind FastAPI, called in FastAPI's threads (a `def`) or in its event loop (an `async def`). It
+cleans no text, follows no alias, keeps no log and asks for no token. It gives every label's probability, and cuts texts
+as the version's recipe does.
 """
 
 from __future__ import annotations
@@ -22,17 +23,28 @@ class Body(BaseModel):
     inputs: list[str]
 
 
-def main(folder: str, port: int, threads: int) -> None:
+def main(folder: str, port: int, threads: int, where: str) -> None:
     torch.set_num_threads(threads)
     ask: Any = pipeline("text-classification", model=folder, top_k=None)
     app = FastAPI()
 
-    @app.post("/predict")
-    def predict(body: Body) -> dict[str, Any]:
+    def answered(body: Body) -> dict[str, Any]:
         return {"predictions": ask(body.inputs, truncation=True, max_length=32, batch_size=32)}
+
+    if where == "threads":
+
+        @app.post("/predict")
+        def predict(body: Body) -> dict[str, Any]:
+            return answered(body)
+
+    else:
+
+        @app.post("/predict")
+        async def predict(body: Body) -> dict[str, Any]:
+            return answered(body)
 
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -17,6 +17,7 @@ from deployments.heartbeat import HEARTBEAT, heartbeat
 from flows.form_schema import form_schema
 from flows.watch import with_overrides
 from ftlib.config import Config
+from ftlib.costs.prices import VARIABLE as PRICES
 from ftlib.errors import RecipeError
 from ftlib.published.lineage import code_facts
 from ftlib.recipe.file import load_recipe
@@ -245,6 +246,7 @@ def job_variables(environment: Environment) -> dict[str, Any]:
         "env": {
             "PYTHONSAFEPATH": "1",  # a project's own folder `flows` below home is not to be taken for Réglage's
             HEARTBEAT: str(heartbeat()),  # whoever starts the worker: the automations count in these
+            **({PRICES: environment.prices.model_dump_json(exclude_none=True)} if environment.prices else {}),
             **cast("dict[str, Any]", pool.job_variables.get("env") or {}),
             **{name: f"{{{{ prefect.blocks.secret.{block} }}}}" for name, block in blocks.items()},
         },

@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from ftlib.config import Config, Name, user_path
+from ftlib.costs.prices import Prices
 from ftlib.errors import RecipeError, StorageError
 from ftlib.recipe.file import explain, read_yaml
 from ftlib.storage import Place
@@ -268,6 +269,8 @@ class Environment(Config):
     """Behind every deployment's name, as -staging, where two environments share one server."""
     recipes: tuple[DeployedRecipe, ...] = ()
     """Recipes that are deployed, each for the model it publishes."""
+    prices: Prices | None = None
+    """What things cost, for the cost and the budget of its runs; null: as the worker's own REGLAGE_PRICES says."""
     janitor_deletes: bool = False
     """Whether the janitor, nightly, clears away what runs left behind; without it it shows what it would."""
     limits: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)

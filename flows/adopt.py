@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import jobs
+from flows import jobs, models_beside
 from flows.measuring import Finished, fitting, measure
 from flows.steps import ingested, pinned
 from ftlib.config import REPORT, BatchKind, Config
@@ -148,7 +148,7 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     labels = labels_of(asked.folder) if KINDS[r.answering_kind].labeled else ()
 
     def steps() -> Steps[Sequence[EvalReport]]:
-        finished = yield from fitting(CHAMPION, folder, r, labels, jobs.bases(r, work))
+        finished = yield from fitting(CHAMPION, folder, r, labels, models_beside.bases(r, work))
         raw = (yield from ingested(r, pinned(r, work), read_requests(work))) if finished else None
         measured = (yield from measure(finished, r, raw, REPORT)) if finished and raw else None
         return measured or ()

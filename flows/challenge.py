@@ -12,7 +12,8 @@ from flows.approval import Approval
 from flows.champion import InPlace, against_champion, in_place, measured
 from flows.fresh_data import Listing, list_sources, news, pinned, used_rows
 from flows.run_record import remember
-from flows.steps import Data, find_best, inputs, prepare, publish
+from flows.run_values import Data
+from flows.steps import find_best, inputs, prepare, publish
 from ftlib.config import Config
 from ftlib.costs.prices import Cost
 from ftlib.data.forgotten import read_requests

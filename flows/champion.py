@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from flows.jobs import bases
 from flows.measuring import fitting, measure
-from flows.steps import Data
+from flows.models_beside import bases
+from flows.run_values import Data
 from ftlib.config import REPORT, Split
 from ftlib.data.profile import Profile
 from ftlib.evaluation.measured import EvalReport, tables_in

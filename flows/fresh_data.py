@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.champion import InPlace
-from flows.steps import Data
+from flows.run_values import Data
 from ftlib.config import Config
 from ftlib.data.assignment import profile_rows
 from ftlib.data.listed import FileVersion

@@ -1,51 +1,34 @@
-"""Make each stage's job of the recipe and what earlier stages made. `flows.steps` says their order."""
+"""Make the jobs from rows to the end of the last phase, of the recipe and what earlier stages made.
+
+`flows.steps` says their order; `companion_jobs` and `candidate_jobs` have the others.
+"""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from ftlib.config import Split
+from flows.models_beside import beside_phase
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.forgotten import ForgetRequest, excluded
 from ftlib.data.listed import FileVersion
-from ftlib.errors import ModelError, RecipeError
-from ftlib.evaluation.measured import EvalReport, KLToStart
-from ftlib.evaluation.principle_facts import RevisedDataset
-from ftlib.evaluation.reward_models import weights_of
 from ftlib.kinds.kind import KINDS
-from ftlib.merging.candidates import Candidate, Candidates
-from ftlib.merging.siblings import find_sibling, named_apart
-from ftlib.models.adapter import ANYWHERE, Bases, adapter_digest, find_any
-from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
-from ftlib.published.lineage import called
+from ftlib.merging.candidates import Candidate
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
-from ftlib.registry import ModelRegistry
 from ftlib.registry.publish import CarriedFisher
 from ftlib.retraining.training_rows import UsedRows
-from ftlib.stages.answer import AnswerJob
 from ftlib.stages.base import BaseJob, TaskHead
-from ftlib.stages.batch_norm import BatchNormJob
-from ftlib.stages.diverge import DivergeJob
-from ftlib.stages.evaluate import EvaluateJob
 from ftlib.stages.fisher import FisherJob
 from ftlib.stages.ingest import IngestJob
-from ftlib.stages.interpolate import InterpolateJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
 from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
-from ftlib.stages.quote import QuoteJob
-from ftlib.stages.revise import ReviseJob
-from ftlib.stages.score import MEASURED, ScoreJob
-from ftlib.stages.select import SelectJob
 from ftlib.stages.thin import ThinJob
 from ftlib.stages.train import TrainJob
-from ftlib.stages.uphold import UpholdJob
 from ftlib.training.fisher import Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
-from ftlib.training.principles import read_principles
-from ftlib.workspace import Workspace
 
 NO_TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
@@ -185,217 +168,9 @@ def fisher_job(
     )
 
 
-def find_asked(recipe: Recipe) -> None:
-    """Look for the models that metrics ask. Raises ModelError, behind the metric's name, for one that is not there."""
-    for name, evaluation in recipe.evaluations.items():
-        for metric in evaluation.metrics:
-            try:
-                weights_of(metric.asks)
-            except ModelError as error:
-                raise ModelError(f"evaluations.{name}: {metric.name!r}: {error}") from error
-
-
-def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
-    """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
-    return {
-        phase.name: {
-            name: find_any(companion.model, bases(recipe, work))
-            for name, companion in phase.beside.items()
-            if companion.model
-        }
-        for phase in recipe.phases
-        if phase.beside
-    }
-
-
-def beside_phase(
-    phase: Phase, trail: Sequence[Checkpoint], elsewhere: Mapping[str, FoundModel]
-) -> dict[str, FoundModel | Checkpoint]:
-    """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
-
-    `trail` has all checkpoints that come before, and may have more. An end that was rounded for the phase to start from
-    anchors it as it was rounded: it is the adapter that the policy is kept near, not what rounding did.
-    """
-    ends = {end.phase: end for end in trail}
-    beside = {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
-    anchors: Sequence[str] = getattr(phase.objective, "anchors", ())
-    return beside | {name: _as_rounded(beside[name], phase, trail) for name in anchors}
-
-
-def _as_rounded(anchor: FoundModel | Checkpoint, phase: Phase, trail: Sequence[Checkpoint]) -> FoundModel | Checkpoint:
-    """Return the checkpoint that was made of a model, rounded, for a phase to start from; the model, if none was."""
-    end = next((end for end in trail if end.phase == phase.name), trail[-1])
-    begins = end.parent if end.phase == phase.name else end.weights
-    made = (one for one in trail if one.weights == begins and one.parent == anchor.weights)
-    rounded = (one for one in made if phase.tuning.quantization and not one.trained_parameters)
-    return next(rounded, anchor)
-
-
-def answer_job(
-    recipe: Recipe, phase: Phase, name: str, trail: Sequence[Checkpoint], data: PreparedDataset, by: FoundModel | None
-) -> AnswerJob:
-    """Say who writes what a phase learns of one of its datasets: a model from elsewhere, or an earlier phase's end."""
-    assert phase.answers is not None
-    return AnswerJob(
-        name=name,
-        model=by or next(end for end in trail if end.phase == phase.answers.phase),
-        data=data,
-        tokenizer=trail[-1].tokenizer,
-        max_new_tokens=phase.answers.max_new_tokens,
-        num_beams=phase.answers.num_beams,
-        compute=recipe.compute,
-    )
-
-
-def revise_job(
-    recipe: Recipe,
-    phase: Phase,
-    name: str,
-    trail: Sequence[Checkpoint],
-    data: PreparedDataset,
-    raw: RawDataset,
-    by: FoundModel | None,
-) -> ReviseJob:
-    """Say by which principles pairs are made of one of a phase's datasets; `by` is a critic from elsewhere."""
-    assert phase.principles is not None
-    return ReviseJob(
-        name=name,
-        model=trail[-1],
-        critic=_critic(phase, trail, by),
-        data=data,
-        raw=raw,
-        format=recipe.datasets[name].format,
-        principles=read_principles(phase.principles.file),
-        critique=phase.principles.critique,
-        revision=phase.principles.revision,
-        max_new_tokens=phase.principles.max_new_tokens,
-        temperature=phase.principles.temperature,
-        keep_cut=phase.principles.keep_cut,
-        checkers=phase.principles.checkers,
-        seed=recipe.seed,
-        compute=recipe.compute,
-    )
-
-
-def uphold_job(
-    recipe: Recipe,
-    phase: Phase,
-    name: str,
-    trail: Sequence[Checkpoint],
-    data: PreparedDataset,
-    raw: RawDataset,
-    by: FoundModel | None,
-    revised: RevisedDataset,
-) -> UpholdJob:
-    """Say whose answers to hold against a phase's principles: its start's and its end's, the last two of `trail`."""
-    assert phase.principles is not None
-    critic = _critic(phase, trail[:-1], by)
-    return UpholdJob(
-        phase=phase.name,
-        before=trail[-2],
-        after=trail[-1],
-        critic=critic or trail[-2],
-        called=called(critic) if critic else "the model itself, as it was before",
-        data=data,
-        raw=raw,
-        format=recipe.datasets[name].format,
-        drafted=revised.principles,
-        critique=phase.principles.critique,
-        max_new_tokens=phase.principles.max_new_tokens,
-        temperature=phase.principles.temperature,
-        checkers=phase.principles.checkers,
-        seed=recipe.seed,
-        compute=recipe.compute,
-    )
-
-
-def _critic(phase: Phase, trail: Sequence[Checkpoint], by: FoundModel | None) -> FoundModel | Checkpoint | None:
-    """Return who holds drafts against principles; None for the model that drafts."""
-    critic = phase.principles and phase.principles.critic
-    if not critic:
-        return None
-    return by or next(end for end in trail if end.phase == critic.phase)
-
-
-def score_job(
-    recipe: Recipe,
-    phase: Phase,
-    name: str,
-    trail: Sequence[Checkpoint],
-    data: PreparedDataset,
-    models: Mapping[str, FoundModel],
-) -> ScoreJob:
-    """Say which of a phase's `scores` to compute for one of its datasets."""
-    return ScoreJob(
-        name=name,
-        model=beside_phase(phase, trail, models)[name],
-        data=data,
-        tokenizer=trail[-1].tokenizer,
-        labels=trail[-1].labels,
-        precision=resolve_precision(phase, recipe.compute),
-        compute=recipe.compute,
-    )
-
-
-def quote_job(recipe: Recipe, name: str, data: PreparedDataset, raw: RawDataset) -> QuoteJob:
-    """Say whose prompts a reward or a judge reads: `data` is what a dataset's rows were made."""
-    return QuoteJob(name=name, data=data, raw=raw, format=recipe.datasets[name].format)
-
-
-def reference_job(
-    recipe: Recipe, name: str, trail: Sequence[Checkpoint], prepared: Mapping[str, PreparedDataset]
-) -> ScoreJob:
-    """Say who an evaluation's rewards are measured against, and on which rows; `trail` is empty outside a run.
-
-    Raises RecipeError for the end of a phase that is not there, ModelError for a model that is not.
-    """
-    evaluation = recipe.evaluations[name]
-    companion, data = evaluation.reference, prepared[evaluation.dataset]
-    assert companion is not None
-    model: Checkpoint | FoundModel | None = next((end for end in trail if end.phase == companion.phase), None)
-    if model is None:
-        given = recipe.model if companion.phase == "base" else companion.model
-        if given is None:
-            raise RecipeError(
-                f"evaluations.{name}.reference: {companion.phase!r} is the end of a phase, which only a run makes; "
-                "give `model`, a folder that was published of it"
-            )
-        model = find_any(given, ANYWHERE)
-    return ScoreJob(
-        name="reference",
-        model=_as_rounded(model, recipe.phases[-1], trail) if trail else model,
-        data=data,
-        tokenizer=data.tokenizer,
-        labels=(),
-        precision="fp32",  # as evaluations ask
-        splits=MEASURED,
-        compute=recipe.compute,
-    )
-
-
-def bases(recipe: Recipe, work: Workspace) -> Bases:
-    """Say where the models that adapters stand on are looked for: versions, in the recipe's registry."""
-    return Bases(version=lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases"))
-
-
-def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
-    """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
-    if not recipe.interpolation.siblings:
-        return []
-    registry = ModelRegistry(recipe.publish.to.store())
-    found = [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
-    return named_apart(found, recipe.phases[-1].name)
-
-
 def sibling_of(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """Give a fine-tune of the last phase with another seed a name of its own."""
     return checkpoint.model_copy(update={"phase": f"{checkpoint.phase}-seed{seed}"})
-
-
-def found_onto(recipe: Recipe, work: Workspace) -> FoundModel | None:
-    """Find the model that what training did is carried to, where the interpolation does so. Raises ModelError."""
-    onto = recipe.interpolation.carried_to
-    return find_any(onto.model, bases(recipe, work)) if onto else None
 
 
 def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJob:
@@ -406,102 +181,3 @@ def onto_job(recipe: Recipe, onto: FoundModel, labels: tuple[str, ...]) -> BaseJ
 def as_onto(made: Checkpoint, start: Checkpoint) -> Checkpoint:
     """Give what `onto_job` made a name of its own; it is asked the base's rows, whose tokens are its own too."""
     return made.model_copy(update={"phase": "onto", "tokenizer": start.tokenizer})
-
-
-def interpolate_job(
-    recipe: Recipe,
-    trail: Sequence[Checkpoint],
-    siblings: Sequence[Checkpoint],
-    onto: Checkpoint | None = None,
-    found: FoundModel | None = None,
-) -> InterpolateJob:
-    """Say which candidates to name first, before any is measured; `found` is the model that `onto` was made of."""
-    start, end = trail[-2:]
-    if recipe.interpolation.start:
-        start = end.at(recipe.interpolation.start)
-    return InterpolateJob(
-        start=start,
-        end=end,
-        siblings=tuple(siblings),
-        onto=onto,
-        carried=_over(onto, found, end) if onto and found and end.form == "adapter" else None,
-        interpolation=recipe.interpolation,
-    )
-
-
-def _over(onto: Checkpoint, found: FoundModel, end: Checkpoint) -> Checkpoint:
-    """Return an adapter over another model than it was trained over."""
-    base = Base(name=found.name, weights=found.weights, uri=found.uri)
-    weights = adapter_digest(end.folder, base)
-    named = {"phase": f"{end.phase}-on-onto", "parent": onto.weights}
-    return end.model_copy(update={"base": base, "weights": weights, **named})
-
-
-def batch_norm_job(
-    recipe: Recipe, members: Sequence[Candidate], prepared: Mapping[str, PreparedDataset]
-) -> BatchNormJob:
-    """Say whose BatchNorm statistics to measure: on rows that the last phase trains on."""
-    shares = recipe.phases[-1].shares(prepared)
-    return BatchNormJob(
-        candidates=tuple(members),
-        data=tuple(prepared[name] for name in shares),
-        shares=tuple(shares.values()),
-        rows=recipe.interpolation.batch_norm_rows,
-        seed=recipe.seed,
-        compute=recipe.compute,
-    )
-
-
-def evaluate_job(
-    recipe: Recipe,
-    name: str,
-    members: Sequence[Candidate],
-    prepared: Mapping[str, PreparedDataset],
-    split: Split,
-    referenced: Mapping[str, PreparedDataset] = MappingProxyType({}),
-) -> EvaluateJob:
-    """Say what to measure: every member on one split of one evaluation, whose rows may hold what a reference says."""
-    evaluation = recipe.evaluations[name]
-    task = recipe.datasets[evaluation.dataset].task
-    return EvaluateJob(
-        name=name,
-        evaluation=evaluation.model_copy(update={"reference": None}),  # the rows hold what it says
-        asked={metric.name: weights_of(metric.asks) for metric in evaluation.metrics if metric.asks},
-        candidates=tuple(member.of_task(task) for member in members),
-        data=referenced.get(name, prepared[evaluation.dataset]),
-        split=split,
-        seed=recipe.seed,
-        compute=recipe.compute,
-    )
-
-
-def diverge_job(
-    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], prepared: Mapping[str, PreparedDataset]
-) -> DivergeJob:
-    """Say whose distance from the start to measure, and on which rows: those that the rule names."""
-    name = (recipe.select.divergence or "").partition("/")[0]
-    evaluation = recipe.evaluations[name]
-    task = recipe.datasets[evaluation.dataset].task
-    return DivergeJob(
-        name=name,
-        evaluation=evaluation,
-        candidates=candidates.model_copy(update={"members": tuple(m.of_task(task) for m in candidates.members)}),
-        reports=tuple(report for report in sweep if any(cell.evaluation == name for cell in report.measured)),
-        data=prepared[evaluation.dataset],
-        seed=recipe.seed,
-        compute=recipe.compute,
-    )
-
-
-def select_job(
-    recipe: Recipe, candidates: Candidates, sweep: Sequence[EvalReport], kl: KLToStart | None = None
-) -> SelectJob:
-    """Say which of the measured candidates to choose from, and how."""
-    return SelectJob(
-        candidates=candidates,
-        reports=tuple(sweep),
-        evaluations=recipe.evaluations,
-        select=recipe.select,
-        seed=recipe.seed,
-        kl=kl,
-    )

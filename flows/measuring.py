@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import jobs
-from flows.steps import enriched, measured
+from flows.candidate_steps import enriched, measured
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.identity import identities

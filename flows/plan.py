@@ -4,12 +4,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.jobs import bases, found_companions, found_onto
+from flows.models_beside import bases, found_companions, found_onto
+from flows.phase_steps import scorings
 from flows.plan_askings import answering_plan, evaluation_seconds, fisher_plans, revising_plan, scoring_plan
 from flows.plan_facts import PhasePlan, RunPlan, ScoringPlan
 from flows.plan_stages import Planner
 from flows.plan_trainings import Sizing, by_depth, heads_of, of_shares, phase_plan, seen_by
-from flows.steps import Inputs, pinned, scorings, steps
+from flows.run_values import Inputs
+from flows.steps import pinned, steps
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.forgotten import read_requests
 from ftlib.models.adapter import find_any

@@ -2,7 +2,7 @@
 
 from rich.markup import escape
 
-from ftlib.data.rows import reasons, remedies
+from ftlib.data.row_reasons import reasons, remedies
 from ftlib.progress import Progress
 from ftlib.wording import counted, some
 from tasks.runner import CHANGED, DROPPED, SPELT

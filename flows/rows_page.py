@@ -4,9 +4,18 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
-from ftlib.data.rows import reasons, remedies
+from ftlib.data.personal_data import Counts, PersonalAction, said
+from ftlib.data.row_reasons import reasons, remedies
 from ftlib.wording import counted, escaped, table
+
+_DONE: Mapping[PersonalAction, str] = {
+    "count": "counted",
+    "redact": "redacted",
+    "refuse": "refused",
+    "ignore": "ignored",
+}
 
 
 def rows_markdown(raw: Mapping[str, RawDataset], prepared: Mapping[str, PreparedDataset]) -> str:
@@ -37,6 +46,18 @@ def rows_lines(by_dataset: Mapping[str, Ledger]) -> list[str]:
         for name, ledger in by_dataset.items()
         if ledger.dropped
     ]
+
+
+def personal_lines(raw: Mapping[str, RawDataset], datasets: Mapping[str, Dataset]) -> list[str]:
+    """Return a line for every dataset in whose rows something looks like personal data, and what became of it."""
+    lines: list[str] = []
+    for name, data in raw.items():
+        asked, by_action = datasets[name].personal_data, dict[str, Counts]()
+        for column, kinds in (data.personal_data or {}).items():
+            by_action.setdefault(_DONE[asked.action(column)], {})[column] = kinds
+        found = "; ".join(f"{action} {', '.join(said(counts))}" for action, counts in sorted(by_action.items()))
+        lines += [f"personal   {name}: {found}"] if found else []
+    return lines
 
 
 def rows_record(by_dataset: Mapping[str, Ledger]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
+from ftlib.storage.patience import requests_sent
 from ftlib.tracking.budget import Budget, check_budget, spent_before
 from ftlib.tracking.run_facts import RunFacts, asked, found, recipe_key, times
 from ftlib.tracking.run_index import keep, runs_of
@@ -42,6 +43,8 @@ class RunEntry:
     before: float = 0.0
     """What earlier flow runs of the same recipe cost that led to no end."""
     began: float = field(default_factory=monotonic)
+    sent: int = field(default_factory=requests_sent)
+    """Requests to buckets that this process had sent when the run began."""
     facts: RunFacts | None = None
     """What was written."""
 
@@ -110,7 +113,8 @@ class RunEntry:
         """Return what the run's stages have used."""
         seconds = [(stage.stage, stage.seconds) for stage in times(self.run.steps)]
         stored = sum(_bytes(self.run, step.fingerprint) for step in self.run.steps if not step.done_before)
-        return used(seconds, self.recipe.compute, os.cpu_count() or 1, card_name(self.recipe), stored)
+        requests = requests_sent() - self.sent
+        return used(seconds, self.recipe.compute, os.cpu_count() or 1, card_name(self.recipe), stored, requests)
 
 
 def _bytes(run: Runner, fingerprint: str) -> int:

@@ -9,14 +9,13 @@ from flows.run_page import artifact_key, show_markdown
 from ftlib.costs.prices import money
 from ftlib.report.runs_page import page_text
 from ftlib.tracking.run_facts import RunFacts
-from ftlib.tracking.run_index import read_runs
+from ftlib.tracking.run_index import ARTIFACT, read_runs
 from ftlib.tracking.run_words import main_metrics, row_of, titles
 from ftlib.wording import counted, escaped, table
 from ftlib.workspace import Workspace, overwrite
 
 PAGE = "runs/runs.html"
 """In the work place: the page that `reglage runs --html` writes, as of the last deployed run."""
-KEY = "runs"
 _MOST, _MOST_ON_PAGE = 30, 500
 """Of runs, the newest: in the text, and on the page. `reglage runs --html` has no limit."""
 
@@ -50,7 +49,7 @@ def cost_markdown(facts: RunFacts, limit: float | None, before: float) -> str:
 
 
 def show_runs(work: Workspace) -> None:
-    """Write the page of all runs into the work place, and its newest lines under the key `runs`.
+    """Write the page of all runs into the work place, and its newest lines as Prefect's artifact.
 
     Only for a run of a deployment: a team looks there, and a single user asks `reglage runs`.
     """
@@ -59,7 +58,7 @@ def show_runs(work: Workspace) -> None:
     found = read_runs(work).runs
     newest = sorted(found, key=lambda facts: facts.when, reverse=True)[:_MOST_ON_PAGE]
     page = overwrite(work, PAGE, page_text(newest, str(work)).encode())
-    show_markdown(KEY, runs_markdown(newest[:_MOST], len(found), page, work), f"Runs of {work}")
+    show_markdown(ARTIFACT, runs_markdown(newest[:_MOST], len(found), page, work), f"Runs of {work}")
 
 
 def runs_markdown(newest: Sequence[RunFacts], count: int, page: Path, work: Workspace) -> str:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from flows.run_page import artifact_key, inlined, show_markdown
 from flows.run_record import RunRecord, installed_versions, remember
+from flows.run_values import Inputs
 from flows.searching import Searched, best_first, ingredients, soup_of
-from flows.steps import Inputs, find_best, inputs, prepare, shown, steps
+from flows.steps import find_best, inputs, prepare, shown, steps
 from flows.trial_process import measured_value, trial_steps
 from ftlib.artifacts import Artifact
 from ftlib.data.listed import FileVersion

@@ -15,15 +15,15 @@ from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
+from flows.run_values import Inputs
 from flows.searching import Searched, study_of
-from flows.steps import Inputs
 from flows.trial_process import Order
 from flows.trials import TrialProcess
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.progress import note
 from ftlib.search.halving import rungs
 from ftlib.search.proposals import propose, told_before, trials_of
-from ftlib.search.space import Point
+from ftlib.search.space import Point, written
 from ftlib.search.study import Study
 from ftlib.search.trial import Outcome, Trial
 from ftlib.wording import some
@@ -113,9 +113,9 @@ class Trials:
             factor=halving.factor if halving else 2,
         )
         name = f"trial {number}"
-        said = " ".join(f"{path.rpartition('.')[2]}={value}" for path, value in values.items())
+        said = " ".join(f"{path.rpartition('.')[2]}={written(value)}" for path, value in values.items())
         note("search", f"{name} of {self.count} begins: {said}")
-        task = _trial.with_options(task_run_name=f"{name} · {said}"[:100])
+        task = _trial.with_options(task_run_name=task_name(f"{name} · {said}"))
         self._going[number] = task.submit(*_inputs(self._slots, name, order))
 
     def _points_of(self, number: int) -> dict[str, Point]:
@@ -149,6 +149,11 @@ def told(trial: Trial) -> str:
     if outcome.state == "done":
         return f"is done: {trial.measured:.4f} by {outcome.candidate}, {outcome.seconds:.0f} s"
     return f"{'was' if outcome.state in ('stopped', 'refused') else 'has'} {outcome.state}: {outcome.reason}"
+
+
+def task_name(words: str) -> str:
+    """Return what Prefect calls a task's run: it fills names in, so the braces of values are doubled."""
+    return words[:100].replace("{", "{{").replace("}", "}}")
 
 
 def _settled(future: PrefectFuture[Any], seconds: float) -> bool:

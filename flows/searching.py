@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue, ValidationError
 
-from flows.steps import Inputs
+from flows.run_values import Inputs
 from ftlib.config import user_path
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import identify
@@ -138,6 +138,8 @@ class Searched:
             yield from self._misfits_of(path)
         if self.search.halving:
             yield from self._halving_misfits()
+        if self.search.soup > 1:
+            yield from self._soup_misfits()
 
     def _misfits_of(self, path: str) -> Iterator[str]:
         plain = path.replace("[", ".").replace("]", "")
@@ -155,6 +157,14 @@ class Searched:
                 for line in str(error).splitlines():
                     yield f"search.space: {override_of(path, value)}: {line.removeprefix(f'{self.path}: ')}"
                 return
+
+    def _soup_misfits(self) -> Iterator[str]:
+        """Say why the best trials' ends could not be averaged; it would be said behind the last trial."""
+        try:
+            self.of({}, [_soup(["/a/trial"])])
+        except RecipeError as error:
+            for line in str(error).splitlines():
+                yield f"search.soup: {line.removeprefix(f'{self.path}: ')}; or set soup to 1"
 
     def _halving_misfits(self) -> Iterator[str]:
         """Say why trials could not be compared while they train."""
@@ -224,5 +234,8 @@ def ingredients(ranked: Sequence[Trial], count: int) -> list[Trial]:
 
 def soup_of(chosen: Sequence[Trial]) -> list[str]:
     """Return the overrides that make a greedy soup of trials, beside the best one's."""
-    siblings: list[JsonValue] = [trial.outcome.end for trial in chosen[1:]]
-    return [override_of("interpolation", {"kind": "soup", "order": "greedy", "siblings": siblings})]
+    return [_soup([trial.outcome.end for trial in chosen[1:]])]
+
+
+def _soup(siblings: list[JsonValue]) -> str:
+    return override_of("interpolation", {"kind": "soup", "order": "greedy", "siblings": siblings})

@@ -91,7 +91,7 @@ def _write(work: Path, name: str, count: int, icons: Mapping[str, Sequence[Any]]
     with (work / f"{name}.jsonl").open("w", encoding="utf-8") as rows:
         for i in range(count):
             draw = np.random.default_rng([*name.encode(), i])
-            image = _ground(photos[int(draw.integers(len(photos)))], draw, left=name == "train")
+            image = ground(photos[int(draw.integers(len(photos)))], draw, left=name == "train")
             told = _paste(image, icons, draw)
             image.save(work / name / f"{i:05}.png")
             rows.write(json.dumps({"image": f"{name}/{i:05}.png", "boxes": told}) + "\n")
@@ -99,7 +99,8 @@ def _write(work: Path, name: str, count: int, icons: Mapping[str, Sequence[Any]]
     return boxes
 
 
-def _ground(photo: np.ndarray, draw: np.random.Generator, *, left: bool) -> Any:
+def ground(photo: np.ndarray, draw: np.random.Generator, *, left: bool) -> Any:
+    """Return a square piece of the left or the right part of a photo, mirrored or not, of SIZE pixels."""
     from PIL import Image, ImageOps
 
     seam = round(photo.shape[1] * SEAM)
@@ -124,14 +125,15 @@ def _paste(image: Any, icons: Mapping[str, Sequence[Any]], draw: np.random.Gener
         for _ in range(_TRIES):
             left, top = (int(draw.integers(0, SIZE - side + 1)) for _ in range(2))
             box = [left + columns[0], top + lines[0], columns[-1] - columns[0] + 1, lines[-1] - lines[0] + 1]
-            if not any(_touch(box, one["box"]) for one in told):
+            if not any(touch(box, one["box"]) for one in told):
                 image.paste(icon, (left, top), icon)
                 told.append({"label": label, "box": [int(value) for value in box]})
                 break
     return told
 
 
-def _touch(one: Sequence[int], other: Sequence[int]) -> bool:
+def touch(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Say whether two boxes share a pixel."""
     return all(one[i] < other[i] + other[i + 2] and other[i] < one[i] + one[i + 2] for i in range(2))
 
 

@@ -104,6 +104,7 @@ def test_a_lazy_import_of_ours_saves_a_heavy_library() -> None:
     assert idle == []
 
 
+@pytest.mark.slow
 def test_nothing_has_crept_into_the_light_half() -> None:
     assert list(imports.grown()) == []
 

@@ -112,6 +112,11 @@ class Row(Config):
             raise ValueError(f"there is no arm {', '.join(map(repr, absent))}; there are {', '.join(self.arms)}")
         return self
 
+    def metrics_of(self, arm: str) -> set[str]:
+        """Return what an arm is compared by, itself or in the mean of several."""
+        names = {arm, *(name for name, other in self.arms.items() if arm in other.mean_of)}
+        return {one.metric for one in self.comparisons if names & {one.better, one.than}}
+
     def digest(self) -> str:
         """Return the digest of what is measured; the words around it may change."""
         metrics = sorted({one.metric for one in self.comparisons})

@@ -103,7 +103,7 @@ def _from_recipes(row: Row, seed: int, work: Path, until: float, *, larger: bool
             if asked not in records:
                 overrides = (*arm.overrides, *(row.larger if larger else ()))
                 records[asked] = ran(arm.recipe, overrides, seed, work, longest=max(1.0, until - time.monotonic()))
-            arms[name] = measured(records[asked], arm, {one.metric for one in row.comparisons})
+            arms[name] = measured(records[asked], arm, row.metrics_of(name))
     return arms
 
 
@@ -111,7 +111,6 @@ def scripted(
     row: Row, seed: int, work: Path, *, larger: bool = False
 ) -> tuple[dict[str, dict[str, float]], tuple[Point, ...]]:
     """Return what a row's `measure` says of its arms, and its points. Raises RuntimeError, KeyError, TimeoutExpired."""
-    metrics = {one.metric for one in row.comparisons}
     task = {"measure": row.measure, "seed": seed, "work": str(work), "settings": row.settings, "larger": larger}
     with tempfile.TemporaryDirectory() as folder:
         given, returned = Path(folder) / "task.json", Path(folder) / "outcome.json"
@@ -131,7 +130,7 @@ def scripted(
         told = Measured.model_validate_json(returned.read_text("utf-8"))
     wanted = [name for name, arm in row.arms.items() if arm.by_script]
     for name in wanted:
-        if absent := sorted(metrics - {*told.arms.get(name, {})}):
+        if absent := sorted(row.metrics_of(name) - {*told.arms.get(name, {})}):
             raise KeyError(f"{row.measure} says nothing of {', '.join(absent)} of {name!r}")
     return {name: told.arms[name] for name in wanted}, told.points
 

@@ -13,8 +13,8 @@ _IGNORED = "/work/\n/registry/\n/rows/\n/models/\n"
 _README = """# {name}
 
 The recipe is recipes/{name}.yaml; rows/ and models/ are what it reads, work/ and registry/ what a run makes.
-Begin with: reglage check recipes/{name}.yaml && reglage look recipes/{name}.yaml
-Then: reglage run recipes/{name}.yaml, and echo "a text" | reglage predict {name}@1
+Begin with: {first}
+Then: reglage run recipes/{name}.yaml, and echo "{asked}" | reglage predict {name}@1
 """
 
 
@@ -34,7 +34,7 @@ Then: reglage run recipes/{name}.yaml, and echo "a text" | reglage predict {name
 def init(
     files: tuple[Path, ...], name: str | None, folder: Path, model: str | None, example: str | None, as_json: bool
 ) -> None:
-    """Write a recipe for FILES (jsonl, csv, parquet, or a folder of them or of images), and a project around it.
+    """Write a recipe for FILES (jsonl, csv, parquet, COCO's json, or a folder of rows or images), and a project for it.
 
     A sample is looked at, and what is guessed of it says why in the recipe: format, columns, label, split, model and
     metrics. No file that is there already is written over.
@@ -60,16 +60,21 @@ def _example(example: str, folder: Path, as_json: bool) -> None:
 def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str | None, as_json: bool) -> None:
     """Guess, write the recipe first, so that nothing else is written where it is there already, and say why."""
     from ftlib.data.guess import guess
+    from ftlib.kinds.kind import KINDS
     from ftlib.recipe.draft import draft, first_commands
 
     called = _name(name or _stem(files[0]), given=name is not None)
     guessed = guess(files, called, folder)
     recipe = write_new(folder / "recipes" / f"{called}.yaml", draft(guessed, called, model))
     written = [recipe, *_links(guessed.links, folder / "rows")]
-    for path, content in ((".gitignore", _IGNORED), ("README.md", _README.format(name=called))):
+    here = recipe if folder == Path() else f"recipes/{called}.yaml"
+    texts = KINDS[guessed.kind].modality == "text"  # `look` shows no images; the report does
+    looks = [f"reglage {command} {{}}" for command in (("check", "look") if texts else ("check",))]
+    first = " && ".join(looks).replace("{}", f"recipes/{called}.yaml")
+    readme = _README.format(name=called, first=first, asked="a text" if texts else "image.png")
+    for path, content in ((".gitignore", _IGNORED), ("README.md", readme)):
         if not (folder / path).exists():
             written.append(write_new(folder / path, content))
-    here = recipe if folder == Path() else f"recipes/{called}.yaml"
     said = [
         f"looked at {guessed.looked}",
         *(f"format     {reason}" for reason in (f"{guessed.format['kind']}", *guessed.why_format)),
@@ -77,7 +82,7 @@ def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str |
         *(f"wrote      {path}" for path in written),
         *([] if folder == Path() else [f"next       cd {folder}"]),
         *(f"next       {command}" for command in first_commands(guessed, model)),
-        f"next       reglage check {here}, reglage look {here}, reglage run {here}",
+        f"next       {', '.join([*looks, 'reglage run {}']).replace('{}', str(here))}",
     ]
     facts = guessed.model_dump(mode="json", exclude={"links"})
     emit("\n".join(said), {"written": [str(path) for path in written], **facts}, as_json)
@@ -85,7 +90,7 @@ def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str |
 
 def _stem(file: Path) -> str:
     stem = file.absolute().name.lower()
-    for suffix in (".gz", ".zst", ".bz2", ".xz", ".jsonl", ".ndjson", ".csv", ".parquet"):
+    for suffix in (".gz", ".zst", ".bz2", ".xz", ".jsonl", ".ndjson", ".json", ".csv", ".parquet"):
         stem = stem.removesuffix(suffix)
     return re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:60] or "rows"
 

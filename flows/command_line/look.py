@@ -11,7 +11,8 @@ import click
 
 from flows.command_line.console import emit, json_option, stdout_console
 from flows.command_line.options import recipe_argument, set_option, work_option
-from flows.jobs import bases, ingest_job, preprocess_job
+from flows.jobs import ingest_job, preprocess_job
+from flows.models_beside import bases
 from ftlib.config import Config, Split
 from ftlib.data.assignment import clean_example
 from ftlib.data.datasets import PreparedDataset, RawDataset
@@ -25,7 +26,8 @@ from ftlib.data.snapshot import read_snapshot
 from ftlib.data.sources.pins import pin
 from ftlib.data.supervision import learnt_places
 from ftlib.errors import DataError, RecipeError
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
+from ftlib.kinds.table.row import Kind
 from ftlib.models.adapter import find_any
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.ingest import ingest
@@ -202,12 +204,18 @@ def _of_row(
         yield from _parts(tokenizer, source, [None] * len(source))
         yield Part(text=" → ", learnt=False, special=False)
     learnt = _learnt(kind, target, supervised, len(ids))
-    if isinstance(target, dict) and "rejected" in target:
-        other = target["places"][1]  # where the chosen answer ends, its prompt stands again before the other
+    if (other := _other(target)) is not None:
         yield from _parts(tokenizer, ids[:other], learnt[:other])
         yield Part(text=" ≻ ", learnt=False, special=False)
         ids, learnt = ids[other:], learnt[other:]
     yield from _parts(tokenizer, ids, learnt)
+
+
+def _other(target: Target) -> int | None:
+    """Return where the other of two compared sequences begins, its prompt included; None for a row of one."""
+    if isinstance(target, dict) and "rejected" in target:
+        return target["places"][1]
+    return target["border"] if isinstance(target, dict) and "border" in target else None
 
 
 def _learnt(kind: Kind, target: Target, supervised: int, length: int) -> list[str | None]:
@@ -234,6 +242,8 @@ def _learnt_tokens(kind: Kind, inputs: Mapping[str, list[int]], supervised: int,
 def _learns(kind: Kind, target: Target) -> str:
     if isinstance(target, dict) and "wanted" in target:
         return "thumb up" if target["wanted"] else "thumb down"
+    if isinstance(target, dict) and "margin" in target:
+        return "the first is better" + (f", by {target['margin']:g}" if target["margin"] else "")
     if kind.language or kind.answers_by_token:
         return ""
     return ", ".join(map(str, target)) if isinstance(target, list | tuple) else str(target)

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flows.command_line.console import stdout_console
 from flows.command_line.results_table import Line, print_results
-from flows.rows_page import ledgers, rows_lines, rows_record
+from flows.rows_page import ledgers, personal_lines, rows_lines, rows_record
 from flows.run_record import RunRecord
 from ftlib.evaluation.results import results
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -32,6 +32,8 @@ def print_summary(record: RunRecord, work: str) -> None:
     if record.all_done_before():
         console.print("every stage was done already; nothing changed")
     for line in rows_lines(ledgers(evidence.raw, evidence.prepared)):
+        console.print(line, soft_wrap=True)
+    for line in personal_lines(evidence.raw, evidence.recipe.datasets):
         console.print(line, soft_wrap=True)
     for one in learning(evidence, Workspace(work)):
         console.print(one.said, soft_wrap=True)

@@ -75,8 +75,9 @@ def search(
     asked.check()
     if only_plan:
         from flows.command_line.search_plan import plan_search
+        from ftlib.costs.prices import read_prices
 
-        plan = plan_search(asked, work)
+        plan = plan_search(asked, work, read_prices())
         emit(lambda: _print_plan(plan), plan.model_dump(mode="json"), as_json)
         return
     from flows.command_line.run import run_search

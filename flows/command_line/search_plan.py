@@ -1,11 +1,14 @@
 """`reglage search --plan`: what a whole search would try, how much is over already, and what the rest will take."""
 
+import os
 from collections.abc import Iterator
 
 from flows.plan import RUN_SECONDS, make_plan
 from flows.searching import Searched, study_of
 from flows.steps import inputs
 from ftlib.config import Config
+from ftlib.costs.prices import Cost, Prices
+from ftlib.costs.used import used
 from ftlib.errors import RecipeError
 from ftlib.recipe.recipe import Recipe
 from ftlib.search.proposals import propose, told_before, trials_of
@@ -33,6 +36,8 @@ class SearchPlan(Config):
     """For all trials that are not over, one after the other: by those that were measured, or else by the next one."""
     speed: str = ""
     """What the prediction rests on."""
+    cost: Cost | None = None
+    """Of those seconds, each reckoned as a training's; None without prices, or while they are not known."""
 
     def lines(self) -> Iterator[str]:
         """Yield what a terminal shows."""
@@ -47,10 +52,20 @@ class SearchPlan(Config):
         else:
             each = f"{self.trial_seconds:.0f} s a trial"
             yield f"at most about {self.seconds:.0f} s, {each}, one after the other; speed from {self.speed}"
+        if self.cost:
+            yield f"about {self.cost.line()}; storage, requests and waiting are not in it"
 
 
-def plan_search(asked: Searched, place: str) -> SearchPlan:
-    """Plan a search. Raises what `make_plan` raises."""
+def plan_search(asked: Searched, place: str, prices: Prices | None = None) -> SearchPlan:
+    """Plan a search, and what it costs by prices. Raises what `make_plan` raises."""
+    plan = _timed(asked, place)
+    if prices is None or plan.seconds is None:
+        return plan
+    usage = used([("train", plan.seconds)], asked.recipe.compute, os.cpu_count() or 1, "")
+    return plan.model_copy(update={"cost": prices.of(usage)})
+
+
+def _timed(asked: Searched, place: str) -> SearchPlan:
     work, search = Workspace(place), asked.search
     study = Study(work, asked.recipe.name, study_of(asked, inputs(asked.recipe, work)), search)
     count = trials_of(search)

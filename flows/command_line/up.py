@@ -289,9 +289,17 @@ def _said(state: State, folder: StateFolder, how: str) -> str:
             f"{how}: {folder.home}, {state.said_database()}, since {state.since}",
             f"  Prefect      {state.url}",
             f"  TensorBoard  {board.url or board.note}",
+            f"  runs         {_runs_page(state.url)}, once a run has ended",
             f"  logs         {folder.log('server').parent}",
         )
     )
+
+
+def _runs_page(url: str | None) -> str | None:
+    """Return where Prefect shows all runs of the work place side by side (`flows.runs_shown`)."""
+    from ftlib.tracking.run_index import ARTIFACT
+
+    return f"{url}/artifacts/key/{ARTIFACT}" if url else None
 
 
 def _record(folder: StateFolder, state: State) -> dict[str, Any]:
@@ -318,6 +326,7 @@ def _record(folder: StateFolder, state: State) -> dict[str, Any]:
         "url": state.url,
         "database": state.said_database(),
         "queue": state.pool,
+        "runs_page": _runs_page(state.url),
         "services": services,
         "runs": runs,
     }

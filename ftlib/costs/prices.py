@@ -4,6 +4,7 @@
     cpu_core_hour: 0.04
     gpu_hour: {NVIDIA H100 80GB HBM3: 2.50}
     storage_gb_month: 0.02
+    thousand_requests: 0.005
 
 A price that is not given counts nothing, and the cost says so.
 """
@@ -22,7 +23,7 @@ from ftlib.config import Config, user_path
 from ftlib.errors import RecipeError
 
 VARIABLE = "REGLAGE_PRICES"
-"""Names the settings file where no `--prices` does."""
+"""Names the settings file where no `--prices` does, or holds what would be in it: `{"currency": "EUR", ...}`."""
 
 Price = Annotated[float, Field(ge=0.0)]
 
@@ -35,6 +36,8 @@ class Usage(Config):
     """By the card's name."""
     stored_bytes: int = 0
     """Of what its stages made in the work place."""
+    requests: int = 0
+    """To buckets, by the process of the flow."""
 
     def plus(self, other: Usage) -> Usage:
         """Return what both are together."""
@@ -43,6 +46,7 @@ class Usage(Config):
             core_hours=self.core_hours + other.core_hours,
             gpu_hours={card: self.gpu_hours.get(card, 0.0) + other.gpu_hours.get(card, 0.0) for card in cards},
             stored_bytes=self.stored_bytes + other.stored_bytes,
+            requests=self.requests + other.requests,
         )
 
 
@@ -52,6 +56,8 @@ class Cost(Config):
     currency: str
     cpu: float = 0.0
     gpu: float = 0.0
+    requests: float = 0.0
+    """To buckets."""
     storage_month: float = 0.0
     """To keep what it made for a month; it is no part of the total, since nobody knows how long it is kept."""
     unpriced: tuple[str, ...] = ()
@@ -60,11 +66,12 @@ class Cost(Config):
     @property
     def total(self) -> float:
         """Return what the run itself cost."""
-        return self.cpu + self.gpu
+        return self.cpu + self.gpu + self.requests
 
     def line(self) -> str:
         """Say it in a line: `1.24 EUR (CPU 0.04, GPU 1.20); 0.01 EUR a month to keep what it made`."""
-        line = f"{money(self.total)} {self.currency} (CPU {money(self.cpu)}, GPU {money(self.gpu)})"
+        requests = f", requests {money(self.requests)}" if self.requests else ""
+        line = f"{money(self.total)} {self.currency} (CPU {money(self.cpu)}, GPU {money(self.gpu)}{requests})"
         if self.storage_month:
             line += f"; {money(self.storage_month)} {self.currency} a month to keep what it made"
         return f"{line}; without a price, so not counted: {', '.join(self.unpriced)}" if self.unpriced else line
@@ -79,6 +86,8 @@ class Prices(Config):
     gpu_hour: dict[str, Price] = {}
     """By the name that the driver says: `nvidia-smi --query-gpu=name --format=csv`."""
     storage_gb_month: Price | None = None
+    thousand_requests: Price | None = None
+    """To buckets, of whatever kind: reading costs less than writing, so the dearer price gives the most."""
 
     def of(self, usage: Usage) -> Cost:
         """Return what a usage costs."""
@@ -87,10 +96,13 @@ class Prices(Config):
             unpriced.append("CPU cores")
         if usage.stored_bytes and self.storage_gb_month is None:
             unpriced.append("storage")
+        if usage.requests and self.thousand_requests is None:
+            unpriced.append("requests")
         return Cost(
             currency=self.currency,
             cpu=usage.core_hours * (self.cpu_core_hour or 0.0),
             gpu=sum(hours * self.gpu_hour.get(name, 0.0) for name, hours in usage.gpu_hours.items()),
+            requests=usage.requests / 1000 * (self.thousand_requests or 0.0),
             storage_month=usage.stored_bytes / 1e9 * (self.storage_gb_month or 0.0),
             unpriced=tuple(unpriced),
         )
@@ -102,27 +114,35 @@ def money(sum_: float) -> str:
 
 
 def read_prices(path: str | Path | None = None) -> Prices | None:
-    """Read the settings file that is named, or that the variable names; None where neither is.
+    """Read the settings file that is named, or what the variable names or holds; None where neither is.
 
     Raises RecipeError for a file that is absent, is no YAML or holds other fields.
     """
-    named = path or os.environ.get(VARIABLE)
+    given = os.environ.get(VARIABLE, "").strip()
+    if path is None and given.startswith("{"):
+        return _parsed(given, VARIABLE)
+    named = path or given
     if not named:
         return None
     file = user_path(named)
     try:
-        fields: object = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return _parsed(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"prices: {file} cannot be read ({type(error).__name__}); see docs/cost.md") from error
+
+
+def _parsed(text: str, whose: str) -> Prices:
+    try:
+        fields: object = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RecipeError(f"prices: {file} is no YAML; see docs/cost.md") from error
+        raise RecipeError(f"prices: {whose} is no YAML; see docs/cost.md") from error
     if not isinstance(fields, Mapping):
-        raise RecipeError(f"prices: {file} holds no fields; give currency and what has a price, see docs/cost.md")
+        raise RecipeError(f"prices: {whose} holds no fields; give currency and what has a price, see docs/cost.md")
     try:
         return Prices.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise RecipeError(
-            f"prices: {file}: {where}: {first['msg']}, got {first['input']!r}; see docs/cost.md"
+            f"prices: {whose}: {where}: {first['msg']}, got {first['input']!r}; see docs/cost.md"
         ) from error

@@ -31,7 +31,14 @@ def cards_of(stage: str, compute: Compute) -> int:
     return max(1, compute.most_workers) if compute.use_gpu and kind == "train" else 0
 
 
-def used(stages: Sequence[tuple[str, float]], compute: Compute, machine: int, card: str, stored: int = 0) -> Usage:
+def used(
+    stages: Sequence[tuple[str, float]],
+    compute: Compute,
+    machine: int,
+    card: str,
+    stored: int = 0,
+    requests: int = 0,
+) -> Usage:
     """Return what stages use that work so many seconds: cores and cards times hours.
 
     A worker that is lost while it trains, and one of an elastic training that never came, count as if they had worked:
@@ -39,4 +46,5 @@ def used(stages: Sequence[tuple[str, float]], compute: Compute, machine: int, ca
     """
     cores = sum(seconds * cores_of(stage, compute, machine) for stage, seconds in stages) / _HOUR
     cards = sum(seconds * cards_of(stage, compute) for stage, seconds in stages) / _HOUR
-    return Usage(core_hours=cores, gpu_hours={card or UNNAMED: cards} if cards else {}, stored_bytes=stored)
+    by_card = {card or UNNAMED: cards} if cards else {}
+    return Usage(core_hours=cores, gpu_hours=by_card, stored_bytes=stored, requests=requests)

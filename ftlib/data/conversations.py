@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, cast, get_args
 
@@ -38,15 +38,17 @@ ALIASES: Mapping[str, Role] = MappingProxyType(
 _OTHER_PARTS = ("image", "image_url", "input_image", "audio", "input_audio", "video")
 
 
-def conversation(value: Value, roles: Mapping[str, Role]) -> list[Message] | Dropped:
-    """Return a row's messages up to the last of the assistant, or why it has none to learn from.
+def conversation(
+    value: Value, roles: Mapping[str, Role], part: Callable[[Sequence[Message]], list[Message] | Dropped]
+) -> list[Message] | Dropped:
+    """Return the `part` of a row's messages that is read: `up_to_answer` or `up_to_question`; or why there is none.
 
-    What follows the last answer is left out: it teaches nothing. A text is read as JSON, which is how csv holds lists.
+    A text is read as JSON, which is how csv holds lists.
     """
     if value is None or value == "":
         return Dropped("missing_messages")
     messages = messages_of(value, roles)
-    return messages if isinstance(messages, Dropped) else answered(messages)
+    return messages if isinstance(messages, Dropped) else part(messages)
 
 
 def messages_of(value: Value, roles: Mapping[str, Role]) -> list[Message] | Dropped:
@@ -77,12 +79,19 @@ def turns_in(text: str) -> list[Message] | Dropped:
     return messages_of(turns, {})
 
 
-def answered(messages: Sequence[Message]) -> list[Message] | Dropped:
-    """Return messages up to the last of the assistant, if there is one."""
-    roles = [message["role"] for message in messages]
-    if "assistant" not in roles:
-        return Dropped("no_answer")
-    return [*messages[: len(roles) - roles[::-1].index("assistant")]]
+def up_to_answer(messages: Sequence[Message]) -> list[Message] | Dropped:
+    """Return messages up to the last of the assistant, if there is one; what follows it teaches nothing."""
+    return _up_to(messages, ("assistant",)) or Dropped("no_answer")
+
+
+def up_to_question(messages: Sequence[Message]) -> list[Message] | Dropped:
+    """Return messages up to the last that is answered: the user's or a tool's."""
+    return _up_to(messages, ("user", "tool")) or Dropped("no_question")
+
+
+def _up_to(messages: Sequence[Message], roles: Sequence[Role]) -> list[Message]:
+    last = max((turn for turn, message in enumerate(messages) if message["role"] in roles), default=-1)
+    return [*messages[: last + 1]]
 
 
 def ordered(messages: Sequence[Message]) -> list[Message] | Dropped:

@@ -63,7 +63,9 @@ def _asked(format: Format, example: Example, answer: str | None) -> tuple[list[M
     """
     if format.prompting is not None:
         text = clean(example.text, keep_lines=True)
-        return [{"role": "user", "content": text}], example.target if isinstance(example.target, str) else None
+        return [{"role": "user", "content": text}], example.target or None if isinstance(example.target, str) else None
     turns: list[Any] = [json.loads(part) for part in example.parts[1:]]
+    if not answer:
+        return turns, None
     last = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and turn["content"] == answer]
     return (turns[: last[-1]], answer) if last else (turns, None)

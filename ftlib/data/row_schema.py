@@ -15,7 +15,8 @@ import msgspec
 from pydantic import Field, model_validator
 
 from ftlib.config import Config
-from ftlib.data.rows import BadReason, BadRow, Row, Schema, Value, held_by
+from ftlib.data.row_reasons import BadReason
+from ftlib.data.rows import BadRow, Row, Schema, Value, held_by
 
 """Characters of a value that a quarantine entry shows."""
 _TYPES: dict[str, type] = {"string": str, "int": int, "float": float, "bool": bool, "datetime": str}

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import nn
 
 from ftlib.errors import ModelError
+from ftlib.evaluation.kept_memory import kept_memory
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
@@ -34,6 +35,10 @@ class Share:
 
     index: int
     of: int
+
+    def parts(self, count: int) -> list[Share]:
+        """Return shares of it that together have its batches, each once."""
+        return [Share(self.index + i * self.of, self.of * count) for i in range(count)]
 
 
 EVERYTHING = Share(0, 1)
@@ -108,13 +113,14 @@ def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None
 def resources(compute: Compute) -> Generator[torch.device]:
     """Give the device to run on, with all of the CPU threads the recipe grants; what was set before is restored.
 
-    Raises RecipeError if a GPU is wanted and none is there.
+    What passes free is kept for the next ones meanwhile. Raises RecipeError if a GPU is wanted and none is there.
     """
     check_gpu(compute)
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(min(cores, (compute.threads or cores) * max(1, compute.most_workers)))
     try:
-        yield torch.device("cuda" if compute.use_gpu else "cpu")
+        with nullcontext() if compute.use_gpu else kept_memory():
+            yield torch.device("cuda" if compute.use_gpu else "cpu")
     finally:
         torch.set_num_threads(before)

@@ -88,9 +88,16 @@ class InferencePlan(Config, ABC, Generic[T]):
 
     def whole(self, item: int, parts: Sequence[bytes]) -> T:
         """Return an item's answer from all of its shares, in their order."""
-        split, of = self.rows(item), len(parts)
-        shares = [np.concatenate([*batches_of(split, Share(i, of)), np.zeros(0, np.int64)]) for i in range(of)]
-        return self.joined(parts, np.argsort(np.concatenate([np.sort(rows) for rows in shares])))
+        return self.joined(parts, order_of(self.rows(item), EVERYTHING.parts(len(parts))))
+
+
+def order_of(split: PreparedSplit, shares: Sequence[Share]) -> Int[np.ndarray, " rows"]:
+    """Return the order that puts answers to these shares, one after the other, into the split's order.
+
+    Each answer is in that order itself.
+    """
+    rows = [np.sort(np.concatenate([*batches_of(split, share), np.zeros(0, np.int64)])) for share in shares]
+    return np.argsort(np.concatenate(rows))
 
 
 def infer_here(plan: InferencePlan[T]) -> None:

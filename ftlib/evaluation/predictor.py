@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from typing_extensions import override
 from ftlib.config import Split
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
-from ftlib.evaluation.forward_pass import EVERYTHING, Share, predict_split
-from ftlib.evaluation.inference import InferencePlan, Models
+from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of, predict_split
+from ftlib.evaluation.inference import InferencePlan, Models, order_of
+from ftlib.evaluation.lanes import MOST, Ask, lane_of, side_by_side
 from ftlib.evaluation.sweep import Holds, Sweep
 from ftlib.fingerprint import digest
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load, load_tokenizer
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import Outcomes, joined
@@ -98,6 +100,13 @@ class PredictionPlan(InferencePlan[Outcomes]):
         return joined([parse_outcomes(part) for part in parts]).take(order)
 
 
+class _Lane(NamedTuple):
+    """What asks one model about some batches; several ask the same weights at once."""
+
+    model: nn.Module
+    sweep: Sweep
+
+
 class Predictor(Models[Outcomes]):
     """The last candidates' model in memory: one of the same shape overwrites its weights, an adapter is scaled."""
 
@@ -108,39 +117,64 @@ class Predictor(Models[Outcomes]):
         self._adapter: AdapterSweep | None = None
         self._files: dict[str, list[str]] = {}
         self._contents = Contents()
-        self._sweep: Sweep | None = None
-        self._labels: tuple[str, ...] = ()
+        self._lanes: list[_Lane] = []
+        """Of the model in memory; they serve again for the same labels and rows."""
+        self._asked: tuple[tuple[str, ...], Share] | None = None
 
     @override
     def answer(self, item: int, on_rows: Callable[[int], None] = lambda _: None, share: Share = EVERYTHING) -> Outcomes:
         candidate = self._plan.candidates[item]
-        model, sweep = self._at(candidate), self._asked(item, share)
-        return predict_split(
-            model,
-            sweep.split,
-            candidate.end.labels,
-            lambda: load_tokenizer(candidate.end.folder),
-            on_rows,
-            self._plan.max_new_tokens,
-            sweep.batches(model, self._holds(candidate), self._next_holds(item)),
-            num_beams=self._plan.num_beams,
-            samples=self._plan.samples,
-        )
+        lanes = self._lanes_of(self._at(candidate), item, share)
+        holds, next_holds = self._holds(candidate), self._next_holds(item)
 
-    def _asked(self, item: int, share: Share) -> Sweep:
-        """Return the rows; those of the candidate before serve again for the same labels."""
+        def asking(lane: _Lane) -> Ask[Outcomes]:
+            return lambda tell: predict_split(
+                lane.model,
+                lane.sweep.split,
+                candidate.end.labels,
+                lambda: load_tokenizer(candidate.end.folder),
+                tell,
+                self._plan.max_new_tokens,
+                lane.sweep.batches(lane.model, holds, next_holds),
+                num_beams=self._plan.num_beams,
+                samples=self._plan.samples,
+            )
+
+        said = side_by_side([asking(lane) for lane in lanes], on_rows)
+        if len(said) == 1:
+            return said[0]
+        return joined(said).take(order_of(lanes[0].sweep.split, [lane.sweep.share for lane in lanes]))
+
+    def _lanes_of(self, model: nn.Module, item: int, share: Share) -> list[_Lane]:
+        """Return what asks the model about a share of the rows."""
         labels = self._plan.candidates[item].end.labels
-        if self._sweep is None or self._sweep.share != share or self._labels != labels:
-            room = self._plan.compute.evaluation_memory_mb * 1_000_000
-            self._sweep, self._labels = Sweep(self._plan.rows(item), share, room), labels
-        return self._sweep
+        if not self._lanes or self._asked != (labels, share):
+            split = self._plan.rows(item)
+            count = self._count(split, share)
+            room = self._plan.compute.evaluation_memory_mb * 1_000_000 // count
+            models = [model, *(lane_of(model) for _ in range(count - 1))]
+            parts = share.parts(count)
+            self._lanes = [_Lane(one, Sweep(split, part, room)) for one, part in zip(models, parts, strict=True)]
+            self._asked = labels, share
+        return self._lanes
+
+    def _count(self, split: PreparedSplit, share: Share) -> int:
+        """Return in how many lanes the model is asked: several where batches are small, and the model is in one piece.
+
+        Of each token of a vocabulary so much is said that one batch has work for all cores, and fills the memory.
+        """
+        kind = KINDS[self._plan.data.kind]
+        whole = self._key is not None and self._key[0] == "dense"
+        if self._device.type != "cpu" or not whole or kind.language or kind.vocabulary:
+            return 1
+        return max(1, min(MOST, torch.get_num_threads(), len(batches_of(split, share))))
 
     def _at(self, candidate: Candidate) -> nn.Module:
         """Return the model at a candidate's point; never two are in memory."""
         key = _in_memory_as(candidate)
         made = self._model is None or self._key != key
         if self._model is None or made:
-            self._model = self._adapter = self._sweep = None
+            self._model, self._adapter, self._lanes = None, None, []
             self._model, self._adapter = self._load(candidate)
             self._files = _names_in_files(self._model) if key[0] == "dense" else {}
             self._key = key

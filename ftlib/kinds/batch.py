@@ -70,3 +70,16 @@ class LossSum:
     count: int | Int[Tensor, ""]
     """Supervised items in `total`: rows or tokens; what the rows' `supervised` sums to. A tensor is read only where it
     is compared with what the format counted, so that a step on a GPU does not wait for it."""
+    measured: Mapping[str, Float[Tensor, " two"]] = field(default_factory=dict[str, "Tensor"])
+    """What curves say of the step beside its loss, by name: a sum, and how many it is of. No gradient reaches it; an
+    objective gives the same names for every batch."""
+
+
+def mean_of(values: Tensor, where: Tensor | None = None) -> Float[Tensor, " two"]:
+    """Return what `LossSum.measured` says of values: their sum and number; of those alone that are meant by `where`."""
+    import torch
+
+    kept = values.detach().double()
+    if where is None:
+        return torch.stack([kept.sum(), kept.new_full((), kept.numel())])
+    return torch.stack([(kept * where).sum(), where.double().sum()])

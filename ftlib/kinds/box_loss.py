@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, l1_loss
 
@@ -24,13 +25,42 @@ NOTHING = 0.1
 PLACE, OVERLAP = 5.0, 2.0
 """What distance and lack of overlap of boxes count, beside 1 for the label; in the matching as in the loss."""
 
+Pairs = tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]
+"""The row, the query and the box of each pair."""
+
 
 def box_losses(output: Any, batch: Batch) -> Float[Tensor, " rows"]:
-    """Return each image's loss. Raises ModelError for a model whose labels exclude nothing: with sigmoids."""
+    """Return each image's loss; targets are boxes x (label, x and y of the middle, width, height), filled up.
+
+    All images are one call of each function of torch: of small detectors the calls take longer than the numbers.
+    """
     assert batch.targets is not None
     logits, places = output.logits.float(), output.pred_boxes.float()
-    pairs = zip(logits, places, batch.targets, strict=True)
-    return torch.stack([_loss(*one) for one in pairs])
+    labels, boxes = batch.targets[..., 0].long(), batch.targets[..., 1:]
+    return matched_losses(logits, places, labels, boxes, match(logits, places, labels, boxes))
+
+
+def matched_losses(
+    logits: Float[Tensor, "rows queries says"],
+    places: Float[Tensor, "rows queries 4"],
+    labels: Int[Tensor, "rows boxes"],
+    boxes: Float[Tensor, "rows boxes 4"],
+    pairs: Pairs,
+) -> Float[Tensor, " rows"]:
+    """Return each image's loss where it is said which query is to say which box."""
+    rows, queries, matched = pairs
+    nothing = logits.shape[-1] - 1
+    said = torch.full(logits.shape[:2], nothing, device=logits.device)
+    said[rows, queries] = labels[rows, matched]
+    weights = logits.new_ones(logits.shape[-1])
+    weights[nothing] = NOTHING
+    of_labels = cross_entropy(logits.transpose(1, 2), said, weights, reduction="none").sum(-1) / weights[said].sum(-1)
+    ours, theirs = places[rows, queries], boxes[rows, matched]
+    distance = l1_loss(ours, theirs, reduction="none").sum(-1)
+    lacking = 1 - paired_overlap(corners(ours), corners(theirs))
+    there = (labels != NO_BOX).sum(-1).clamp(min=1)
+    total = of_labels + 0.0 * places.sum((1, 2))  # without a box, too, every parameter has a gradient, as workers need
+    return total.index_add(0, rows, (PLACE * distance + OVERLAP * lacking) / there[rows])
 
 
 def check_has_nothing(config: Any, logits: Tensor) -> None:
@@ -42,35 +72,29 @@ def check_has_nothing(config: Any, logits: Tensor) -> None:
         )
 
 
-def _loss(logits: Tensor, places: Tensor, targets: Tensor) -> Float[Tensor, ""]:
-    """Return one image's; `targets` are boxes x (label, x and y of the middle, width, height), filled up."""
-    targets = targets[targets[:, 0] != NO_BOX]
-    labels, boxes = targets[:, 0].long(), targets[:, 1:]
-    queries, matched = match(logits, places, labels, boxes)
-    nothing = logits.shape[-1] - 1
-    said = torch.full((len(logits),), nothing, device=logits.device)
-    said[queries] = labels[matched]
-    weights = logits.new_ones(logits.shape[-1])
-    weights[nothing] = NOTHING
-    total = cross_entropy(logits, said, weights)
-    if not len(labels):
-        return total + 0.0 * places.sum()  # every parameter has a gradient, as workers need
-    ours, theirs = places[queries], boxes[matched]
-    distance = l1_loss(ours, theirs, reduction="sum")
-    lacking = (1 - paired_overlap(corners(ours), corners(theirs))).sum()
-    return total + (PLACE * distance + OVERLAP * lacking) / len(labels)
-
-
 @torch.no_grad()
-def match(logits: Tensor, places: Tensor, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the queries and the boxes of the cheapest matching of one to one."""
+def match(
+    logits: Float[Tensor, "rows queries says"],
+    places: Float[Tensor, "rows queries 4"],
+    labels: Int[Tensor, "rows boxes"],
+    boxes: Float[Tensor, "rows boxes 4"],
+) -> Pairs:
+    """Return the cheapest matching of one to one in each row: the rows, their queries and their boxes."""
     from scipy.optimize import linear_sum_assignment
 
-    ours, theirs = corners(places)[:, None], corners(boxes)[None]
-    cost = PLACE * torch.cdist(places, boxes, p=1) - logits.softmax(-1)[:, labels]
-    cost = cost - OVERLAP * paired_overlap(ours, theirs)
-    queries, matched = linear_sum_assignment(torch.nan_to_num(cost, nan=1e6).cpu().double().numpy())
-    return torch.as_tensor(queries, device=logits.device), torch.as_tensor(matched, device=logits.device)
+    there = labels != NO_BOX
+    says = logits.softmax(-1)
+    of_labels = says.gather(-1, labels.clamp(min=0)[:, None].expand(-1, says.shape[1], -1))
+    overlap = paired_overlap(corners(places)[:, :, None], corners(boxes)[:, None])
+    cost = PLACE * torch.cdist(places, boxes, p=1) - of_labels - OVERLAP * overlap
+    costs = torch.nan_to_num(cost, nan=1e6).cpu().double().numpy()
+    pairs: list[np.ndarray] = []
+    for row, ones in enumerate(there.cpu().numpy()):
+        which = np.flatnonzero(ones)
+        queries, matched = linear_sum_assignment(costs[row][:, which])
+        pairs.append(np.stack([np.full(len(queries), row), queries, which[matched]]))
+    rows, queries, matched = torch.as_tensor(np.concatenate(pairs, axis=1), device=logits.device)
+    return rows, queries, matched
 
 
 def corners(boxes: Float[Tensor, "*boxes 4"]) -> Float[Tensor, "*boxes 4"]:

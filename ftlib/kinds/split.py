@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, SupportsIndex
 
@@ -17,15 +17,13 @@ from torch import Tensor
 from ftlib.config import BatchKind
 from ftlib.data.inputs import SEGMENTS, Input, Marks, Numbers, Pixels, Tokens, answer_input, from_metadata
 from ftlib.data.prepared import PROMPT, SCORE, SLICE
+from ftlib.kinds.augment import Augment
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
 from ftlib.kinds.targets import Targets
 
 Rows = Sequence[int] | Int[np.ndarray, " rows"]
-
-Augment = Callable[[int, UInt8[np.ndarray, "3 height width"]], Float[np.ndarray, "3 height width"]]
-"""Changes one row's pixels, given the row's place in its split: uint8 to float32, from 0 to 255 as well."""
 
 
 class PreparedSplit:
@@ -104,7 +102,7 @@ class PreparedSplit:
         return replace(self._taught(rows, collate), inputs=inputs, borders=borders, longest=longest)
 
     def batch(self, rows: Rows, collate: Collator, augment: Augment | None = None) -> Batch:
-        """Return these rows as a batch of the collator's model, their pixels changed by `augment`, if it is given.
+        """Return these rows as a batch of the collator's model, their pixels and boxes changed by `augment`, if given.
 
         Raises ModelError for tokens that it does not have, or an input that it does not take.
         """
@@ -117,11 +115,13 @@ class PreparedSplit:
             cells[self._answers] = read
         if self.targets is not None and (segments := self.targets.segments(rows)) is not None:
             inputs, cells = (*inputs, Marks(name=SEGMENTS)), {**cells, SEGMENTS: segments}
-        return replace(self._taught(rows, collate), inputs=collate(cells, inputs))
+        return replace(self._taught(rows, collate, augment), inputs=collate(cells, inputs))
 
-    def _taught(self, rows: Rows, collate: Collator) -> Batch:
+    def _taught(self, rows: Rows, collate: Collator, augment: Augment | None = None) -> Batch:
         """Return all of a batch but its inputs."""
         targets = None if self.targets is None else self.targets.tensor(rows, self.lengths[rows])
+        if self.targets is not None and targets is not None and augment is not None:
+            targets = self.targets.mirrored(targets, [augment.mirrors(int(row)) for row in rows])
         terms = self.terms(rows)
         return Batch(
             inputs={},

@@ -21,6 +21,10 @@ class Targets(ABC):
     ) -> Tensor | None:
         """Return the targets of these rows on the CPU; `lengths` are their tokens. None: the tokens are the targets."""
 
+    def mirrored(self, targets: Tensor, which: Sequence[bool]) -> Tensor:
+        """Return the targets of images of which some were mirrored; most say nothing of places, and stay."""
+        return targets
+
     def drawn(self, draw: Draw) -> Targets:
         """Return what they are under another draw; most draw nothing, and are themselves."""
         return self

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ftlib.errors import ModelError
-from ftlib.kinds.loading import copy_beside
+from ftlib.kinds.writing import copy_beside
 from ftlib.merging.adapters import (
     adapter_tensors,
     chunk_of,

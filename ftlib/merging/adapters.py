@@ -23,7 +23,8 @@ from ftlib.config import BatchKind
 from ftlib.errors import ModelError
 from ftlib.extensions import kind_of
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.loading import ADAPTED, load_adapter, load_model, merged, put_over, save_model
+from ftlib.kinds.loading import ADAPTED, load_adapter, load_model, merged, put_over
+from ftlib.kinds.writing import save_model
 from ftlib.merging.methods.kernel import Chunk, Kernel
 from ftlib.merging.methods.lerp import lerp
 from ftlib.merging.plan import check_layers

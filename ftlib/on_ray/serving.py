@@ -1,45 +1,41 @@
-"""Ray Serve before something that answers requests: HTTP, batches, replicas. It knows nothing of models.
+"""Ray Serve around something that answers requests: replicas, their health and their end. It knows nothing of models.
 
 What answers is made in every replica by a factory that is named, `module:callable`, and gets a JSON text and a
 function that tells people a line. A replica takes its requests in an event loop, gathers them into batches, and lets
-these be answered in one thread of its own.
+these be answered in one thread of its own. On one machine replicas listen themselves; in a cluster Ray Serve's proxies
+hand them what comes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import io
 import json
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
 import ray
 from pydantic import Field
 from ray import serve
 from ray.exceptions import RayError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from ftlib.config import Config
 from ftlib.errors import ReglageError, TransientError, first_line
+from ftlib.on_ray.batches import Batches
+from ftlib.on_ray.listening import Listener, reserved
 from ftlib.on_ray.session import session
 from ftlib.training.compute import Compute
 
 NAME = "reglage"
 _NOTES = "reglage-serve-notes"
-_STOP_SECONDS, _START_SECONDS, _LOOK_SECONDS = 20.0, 600.0, 0.1
-
-_PATIENCE = {
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
-}
-"""On a machine that has much to do, 5 s pass before a proxy has imported itself, and Ray Serve starts another."""
+_STOP_SECONDS, _START_SECONDS = 20.0, 600.0
+_NICENESS = "RAY_worker_niceness"
+"""By default Ray's workers, so replicas too, get what all others leave of the processor: 15."""
 
 log = logging.getLogger("ray.serve")
 
@@ -52,7 +48,12 @@ class Served(Protocol):
         ...
 
     def respond(
-        self, method: str, path: str, authorization: str, body: bytes, ask: Callable[[Any], Awaitable[Any]]
+        self,
+        method: str,
+        path: str,
+        authorization: str,
+        body: bytes,
+        ask: Callable[[Sequence[Any]], Awaitable[list[Any]]],
     ) -> Awaitable[Any]:
         """Return a status, a JSON object and headers; what is given to `ask` comes to `answer` in a batch."""
         ...
@@ -83,7 +84,10 @@ class Serving(Config):
     wait_seconds: float = Field(default=0.002, ge=0.0)
     """How long the first of them waits for others; those that come while a batch is answered wait for its end."""
     most_waiting: int = Field(default=512, ge=1)
-    """Requests that a replica has taken; as many again may wait before it, all others get a 503."""
+    """Requests that a replica has taken; as many again may wait, all others get a 503."""
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """Where replicas listen; None where Ray Serve's proxies do."""
 
 
 def application(given: dict[str, Any]) -> serve.Application:
@@ -111,33 +115,59 @@ class _Replica:
         _few_threads(serving.threads)
         module, _, name = serving.factory.partition(":")
         factory = getattr(importlib.import_module(module), name)
+        self._listener: Listener | None = None
+        self._taken, self._most = 0, 2 * serving.most_waiting
         try:
             self._served = cast("Served", factory(json.dumps(serving.spec), _tell))
+            self._batches = Batches(self._served.answer, serving.gather, serving.wait_seconds)
+            if serving.port is not None:
+                self._listener = Listener(self._app, serving.host, serving.port, _STOP_SECONDS / 2)
         except ReglageError as error:
             _tell(f"error {error.exit_code} {error}")
             raise
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reglage-answers")
-        batched = cast("Any", self._answered)
-        batched.set_max_batch_size(serving.gather)
-        batched.set_batch_wait_timeout_s(serving.wait_seconds)
 
     async def __call__(self, request: Request) -> JSONResponse:
         body = await _body(request, self._served.most_bytes())
         if body is None:
             message = f"the body is longer than the {self._served.most_bytes():,} bytes that are allowed; send less"
-            return JSONResponse({"error": {"kind": "DataError", "message": message}}, 413)
+            return _refusal(413, "DataError", message)
         authorization = request.headers.get("authorization", "")
-        path = request.url.path
-        status, reply, headers = await self._served.respond(request.method, path, authorization, body, self._answered)
+        path, ask = request.url.path, self._batches.ask
+        status, reply, headers = await self._served.respond(request.method, path, authorization, body, ask)
         return JSONResponse(reply, status, headers)
 
-    @serve.batch
-    async def _answered(self, questions: list[Any]) -> list[Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._served.answer, questions)
+    async def _app(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request that came from the network itself."""
+        request = Request(scope, receive)
+        if self._taken >= self._most:
+            await _refusal(503, "BusyError", "too many requests wait here; ask again later")(scope, receive, send)
+            return
+        self._taken += 1
+        try:
+            response = await self(request)
+        except ClientDisconnect:
+            return
+        except Exception:
+            log.exception("%s %s failed", request.method, request.url.path)
+            response = _refusal(500, "ReglageError", "the server failed at this request; its log says why")
+        finally:
+            self._taken -= 1
+        await response(scope, receive, send)
+
+    def check_health(self) -> None:
+        """Raise where nothing can reach it: Ray Serve puts another in its place."""
+        if self._listener and not self._listener.listens():
+            raise RuntimeError("it listens no longer")
 
     def __del__(self) -> None:
+        if listener := getattr(self, "_listener", None):
+            listener.close()
         if served := getattr(self, "_served", None):
             served.close()
+
+
+def _refusal(status: int, kind: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"kind": kind, "message": message}}, status)
 
 
 async def _body(request: Request, most: int) -> bytes | None:
@@ -203,33 +233,31 @@ class Running:
 def running(serving: Serving, host: str, port: int) -> Generator[Running]:
     """Serve it while the block runs, by a Ray of its own. Call it from the main thread.
 
-    Raises what a factory raises, by its words, and TransientError where Ray Serve does not start.
+    Raises what a factory raises, by its words, BusyError for a taken port, and TransientError where Ray Serve does not
+    start.
     """
     compute = Compute(workers=serving.replicas, threads=serving.threads, use_gpu=serving.use_gpu)
-    os.environ.update(_PATIENCE)  # before Ray's own processes, which inherit it
+    os.environ[_NICENESS] = "0"  # before Ray's own processes, which inherit it
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with contextlib.ExitStack() as ending, session(compute):
+    with contextlib.ExitStack() as ending, contextlib.closing(reserved(host, port)), session(compute):
         actor: Any = ray.remote(_Notes)
         notes = actor.options(name=_NOTES, num_cpus=0).remote()
         here = Running(notes)
         try:
-            _start(serving, host, port, here)
+            _start(serving.model_copy(update={"host": host, "port": port}), here)
             yield here
         finally:  # Ray prints that the controller, which ends itself, is dead
             ending.enter_context(contextlib.redirect_stderr(io.StringIO()))
             serve.shutdown()
 
 
-def _start(serving: Serving, host: str, port: int, here: Running) -> None:
-    """Start Ray Serve on a host and port, with the application on it, and wait until it answers."""
+def _start(serving: Serving, here: Running) -> None:
+    """Start Ray Serve with the application, and wait until it answers."""
     quiet: Any = {"log_level": "WARNING", "enable_access_log": False}
     try:
-        http = {"host": host, "port": port}
-        with contextlib.suppress(TimeoutError):  # after a minute, whatever the proxy is given; the controller goes on
-            serve.start(http_options=http, proxy_location="HeadOnly", logging_config=quiet)
+        serve.start(proxy_location="Disabled", logging_config=quiet)
         serve.run(application(serving.model_dump(mode="json")), name=NAME, route_prefix="/", logging_config=quiet)
-        _wait_for_proxy()
     except Exception as error:
         for line in here.told():
             word, _, rest = line.partition(" ")
@@ -241,12 +269,3 @@ def _start(serving: Serving, host: str, port: int, here: Running) -> None:
         raise TransientError(
             f"Ray Serve did not start: {first_line(error)}; run again when this machine has less to do"
         ) from error
-
-
-def _wait_for_proxy() -> None:
-    """Return when somebody listens. Raises TimeoutError."""
-    deadline = time.monotonic() + _START_SECONDS
-    while not (proxies := serve.status().proxies) or any(state != "HEALTHY" for state in proxies.values()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"its proxy does not listen after {_START_SECONDS:g} s")
-        time.sleep(_LOOK_SECONDS)

@@ -18,7 +18,8 @@ from ftlib.data.inputs import Pixels
 from ftlib.data.prepared import inputs_in, split_file
 from ftlib.evaluation.results import results, text_table
 from ftlib.evaluation.selection import Selection
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
+from ftlib.kinds.table.row import Kind
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.methods import METHODS
 from ftlib.models.adapter import read_adapter

@@ -15,8 +15,9 @@ from ftlib.data.inputs import SEGMENTS, Inputs, Marks, row_size
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Encoded, Example, Piece
 from ftlib.errors import DataError, ModelError
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import Asked, ChatPredictor, Prediction, Predictor, SpanPredictor, Unasked
+from ftlib.kinds.table.row import Kind
 from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.models.checkpoint import task_in
 from ftlib.published.own_tokens import OwnTokens
@@ -27,6 +28,8 @@ from ftlib.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ftlib.kinds.collate import Collator
 
 Asks = Literal["text", "question", "chat", "image"]
 """What one input is: a line; a question with its context; a user's words or all turns so far; a file."""
@@ -59,6 +62,7 @@ class LoadedVersion:
 
         Raises ModelError also for a version that draws: see `ftlib.published.drawing`.
         """
+        from ftlib.kinds.collate import Collator
         from ftlib.kinds.loading import load_folder, load_processor
         from ftlib.models.limits import limits_of
 
@@ -85,6 +89,7 @@ class LoadedVersion:
         self._positions = limits_of(folder).positions if self._predictor.writes else None
         self._inputs = self._format.inputs(self._processor)
         self._own_tokens = None if self._predictor.reads_files else OwnTokens.of(self._processor.tokenizer)
+        self._collator = None if self._predictor.writes else Collator.of(self._model)
 
     @property
     def reads_files(self) -> bool:
@@ -150,7 +155,8 @@ class LoadedVersion:
         if self._predictor.writes:
             tokenizer = self._processor.tokenizer
             return _written(self._model, tokenizer, pieces, batch_size, self._writing, self._positions)
-        return _logits(self._model, self._kind.name, self._inputs, pieces, batch_size)
+        assert self._collator is not None
+        return _logits(self._model, self._collator, self._kind.name, self._inputs, pieces, batch_size)
 
     def _measured(self, example: Example, encoded: Encoded) -> dict[str, int]:
         """Return what is measured of what was asked; a token that several windows hold is counted in each."""
@@ -234,14 +240,14 @@ def _ends(piece: Piece) -> set[int]:
     return {end} if isinstance(end, int) else set()
 
 
-def _logits(model: Any, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece], batch_size: int) -> list[Tensor]:
+def _logits(
+    model: Any, collate: Collator, kind: BatchKind, inputs: Inputs, pieces: Sequence[Piece], batch_size: int
+) -> list[Tensor]:
     """Return what the model says of each piece: logits by label, or by token and label, its own tokens alone."""
     import torch
 
-    from ftlib.kinds.collate import Collator
     from ftlib.kinds.padding import own_logits
 
-    collate = Collator.of(model)
     answers: dict[int, Tensor] = {}
     sizes = [row_size(inputs, piece.inputs) for piece in pieces]
     order = sorted(range(len(pieces)), key=lambda i: -sizes[i])

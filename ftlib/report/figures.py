@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,17 @@ def running_mean(values: Sequence[float]) -> list[float]:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         smooth.append(mean / weight)
     return smooth
+
+
+def draw_by_step(axes: Any, records: Sequence[Mapping[str, float]], series: Mapping[str, str], title: str) -> None:
+    """Draw what curves say by step, thin as measured and thick as a running mean; `series` are names with colours."""
+    for name, colour in series.items():
+        points = [(one["step"], one[name]) for one in records if name in one]
+        if points:
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(steps, running_mean(values), color=colour, linewidth=1.9, label=name.replace("_", " "))
+    axes.set_title(title, loc="left")
 
 
 def colours(count: int) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.report.content import Figure, Row, Section, Table, texts
-from ftlib.report.figures import CHOSEN, SHIFTED, TARGET, canvas, legend_below, running_mean, saved
+from ftlib.report.figures import CHOSEN, SHIFTED, TARGET, canvas, draw_by_step, legend_below, saved
 from ftlib.training.curves import FILE, read
 from ftlib.training.objectives.policy import MEASURED
 
@@ -86,12 +85,12 @@ def _figure(policies: Sequence[Checkpoint], folder: Path) -> Figure:
     with canvas(9.6, 2.9 * len(policies), len(policies), 3) as (figure, grid):
         for axes, policy in zip(grid, policies, strict=True):
             records = read(policy.path / FILE)
-            _draw(axes[0], records, {"reward": TARGET}, f"{policy.phase} · reward")
+            draw_by_step(axes[0], records, {"reward": TARGET}, f"{policy.phase} · reward")
             validated = [(one["step"], one["validation_reward"]) for one in records if "validation_reward" in one]
             if validated:
                 axes[0].plot(*zip(*validated, strict=True), color=CHOSEN, marker="o", markersize=5, label="validation")
-            _draw(axes[1], records, {"kl": TARGET}, "KL to the start")
-            _draw(axes[2], records, {"repeated": SHIFTED, "no_signal": TARGET}, "repeated, no signal")
+            draw_by_step(axes[1], records, {"kl": TARGET}, "KL to the start")
+            draw_by_step(axes[2], records, {"repeated": SHIFTED, "no_signal": TARGET}, "repeated, no signal")
             for one in axes:
                 one.set_xlabel("step")
                 legend_below(one)
@@ -103,13 +102,3 @@ def _figure(policies: Sequence[Checkpoint], folder: Path) -> Figure:
             "one to each validation prompt; how far the policy is from its start, in nats an answer; the share of "
             "answers that repeat another, and of prompts whose answers are all worth the same.",
         )
-
-
-def _draw(axes: Any, records: Sequence[Mapping[str, float]], series: Mapping[str, str], title: str) -> None:
-    for name, colour in series.items():
-        points = [(one["step"], one[name]) for one in records if name in one]
-        if points:
-            steps, values = zip(*points, strict=True)
-            axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
-            axes.plot(steps, running_mean(values), color=colour, linewidth=1.9, label=name.replace("_", " "))
-    axes.set_title(title, loc="left")

@@ -15,38 +15,60 @@ from ftlib.tracking.run_words import main_metrics, row_of, titles
 from ftlib.wording import counted
 from ftlib.workspace import write_durably
 
+_STYLE = """main { max-width: 90rem; } section#runs td:last-child { min-width: 14rem; }
+@media (scripting: enabled) { body:not(.ready) tbody tr:nth-child(n+501) { display: none; } }
+"""
+"""A table of many columns needs the room; and a browser would lay out thousands of rows, for half a minute, before the
+script says which are shown."""
 _SCRIPT = """<script>
-for (const table of document.querySelectorAll("section#runs table")) {
-  const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
+const shown = 500;
+for (const table of document.querySelectorAll("section#runs table, section#recipes table")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  let rows = [...body.rows], all = rows.length <= shown, words = [];
+  const texts = new Map(rows.map(row => [row, row.textContent.toLowerCase()]));
+  const more = Object.assign(document.createElement("button"), {type: "button"});
+  more.style.cssText = "font: inherit; padding: .4rem .8rem; margin: .8rem 0 0; cursor: pointer;" +
+    "color: inherit; background: var(--wash); border: 1px solid var(--line); border-radius: 8px";
+  const show = () => {
+    const fits = rows.filter(row => words.every(word => texts.get(row).includes(word)));
+    const visible = new Set(all ? fits : fits.slice(0, shown));
+    for (const row of rows) row.hidden = !visible.has(row);
+    more.textContent = "All " + fits.length.toLocaleString("en") + " rows";
+    more.hidden = visible.size === fits.length;
+  };
+  more.onclick = () => { all = true; show(); };
   const input = Object.assign(document.createElement("input"), {type: "search"});
   input.placeholder = "Filter by words; a click on a head orders";
   input.style.cssText = "font: inherit; width: 100%; max-width: 28rem; padding: .4rem .6rem; margin: 0 0 .8rem;" +
     "color: inherit; background: var(--wash); border: 1px solid var(--line); border-radius: 8px";
-  input.setAttribute("aria-label", "Filter runs");
-  input.oninput = () => {
-    const words = input.value.toLowerCase().split(/\\s+/);
-    for (const row of rows) row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
-  };
+  input.setAttribute("aria-label", "Filter rows");
+  input.oninput = () => { words = input.value.toLowerCase().split(/\\s+/); show(); };
   table.parentNode.before(input);
-  const key = (row, i) => row.cells[i].textContent.trim(), number = text => parseFloat(text.replace(/,/g, ""));
+  table.parentNode.append(more);
   heads.forEach((head, i) => {
     let down = false;
     const order = () => {
       down = !down;
-      const words = /^(run|version|chosen|when)/.test(head.textContent);
-      const numbers = !words && rows.some(row => !isNaN(number(key(row, i))));
-      const lacks = row => isNaN(number(key(row, i)));
-      const than = (a, b) => numbers
-        ? lacks(a) - lacks(b) || (down ? -1 : 1) * (number(key(a, i)) - number(key(b, i)))
-        : (down ? 1 : -1) * key(a, i).localeCompare(key(b, i), undefined, {numeric: true});
-      body.append(...rows.sort(than));
+      const cells = new Map(rows.map(row => [row, row.cells[i].textContent.trim()]));
+      const numbers = new Map(rows.map(row => [row, parseFloat(cells.get(row).replace(/,/g, ""))]));
+      const numeric = !/^(run|version|chosen|when|field)/.test(head.textContent)
+        && rows.some(row => !isNaN(numbers.get(row)));
+      const lacks = row => isNaN(numbers.get(row)), sign = down === numeric ? -1 : 1;
+      const {compare} = new Intl.Collator("en", {numeric: true});
+      rows.sort((a, b) => numeric
+        ? lacks(a) - lacks(b) || sign * (numbers.get(a) - numbers.get(b))
+        : sign * compare(cells.get(a), cells.get(b)));
+      show();
+      body.append(...rows);
       heads.forEach(one => one.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", down === numbers ? "descending" : "ascending");
+      head.setAttribute("aria-sort", sign < 0 ? "descending" : "ascending");
     };
     head.style.cursor = "pointer"; head.tabIndex = 0; head.onclick = order;
     head.onkeydown = event => { if (event.key === "Enter") order(); };
   });
+  show();
 }
+document.body.classList.add("ready");
 </script>
 """
 
@@ -61,7 +83,7 @@ def page_text(found: Sequence[RunFacts], place: str) -> str:
     with TemporaryDirectory() as folder:
         text = html(runs_page(found, place, Path(folder)))
     text = text.replace("Réglage report", "Réglage runs", 1).replace("the records of one run", "the records of runs", 1)
-    return text.replace("</body>", f"{_SCRIPT}</body>", 1)
+    return text.replace("</style>", f"{_STYLE}</style>", 1).replace("</body>", f"{_SCRIPT}</body>", 1)
 
 
 def runs_page(found: Sequence[RunFacts], place: str, folder: Path) -> Page:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ftlib.report.content import Figure
 from ftlib.report.figures import CHOSEN, TARGET, canvas, plain, saved
@@ -18,7 +19,9 @@ _AREA = 40.0
 _MOST_NAMES = 12
 """Of names on the plot: more would hide each other."""
 _MOST_APART = 100
-"""Of dots that names keep off: with more there is no free place, and to look for one takes minutes."""
+"""Of dots and lines that names keep off: with more there is no free place, and to look for one takes minutes."""
+_MOST_DRAWN = 1000
+"""Of dots that the page has as shapes; more are small, and one image, or a browser would have to draw them all."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +91,26 @@ def pareto_figure(
     with canvas(7.2, 4.4, 1, 1) as (figure, grid):
         plot = grid[0][0]
         points = [(facts, facts.field(axes[0].field), facts.field(axes[1].field)) for facts in found]
-        placed = [(facts, x, y) for facts, x, y in points if isinstance(x, float) and isinstance(y, float)]
-        others = [(x, y) for facts, x, y in placed if facts.name not in names]
-        best = [(x, y) for one in front for facts, x, y in placed if facts.name == one.name]
+        placed = [(facts.name, x, y) for facts, x, y in points if isinstance(x, float) and isinstance(y, float)]
+        others = [*dict.fromkeys((x, y) for name, x, y in placed if name not in names)]
+        best = sorted({(x, y) for name, x, y in placed if name in names})
         if others:
-            plot.scatter(*zip(*others, strict=True), s=_AREA, color=TARGET, alpha=0.6, edgecolors="white", zorder=2)
+            many = len(others) > _MOST_DRAWN
+            area, edges = (_AREA / 8, "none") if many else (_AREA, "white")
+            dots: Any = {"color": TARGET, "alpha": 0.6, "edgecolors": edges, "rasterized": many}
+            plot.scatter(*zip(*others, strict=True), s=area, zorder=2, **dots)
         if best:
             plot.plot(*zip(*best, strict=True), color=CHOSEN, linewidth=1.2, alpha=0.6, zorder=3)
-            plot.scatter(*zip(*best, strict=True), s=_AREA * 1.4, color=CHOSEN, edgecolors="white", zorder=4)
+            dots = {"color": CHOSEN, "edgecolors": "white", "rasterized": len(best) > _MOST_DRAWN}
+            plot.scatter(*zip(*best, strict=True), s=_AREA * 1.4, zorder=4, **dots)
         plot.margins(0.15)
         plot.set_xlabel(_label(axes[0]))
         plot.set_ylabel(_label(axes[1]))
         radius = math.sqrt(_AREA) / 2 + 1
         named = {facts.name for facts in front[:_MOST_NAMES]}
-        apart = placed if len(placed) <= _MOST_APART else [one for one in placed if one[0].name in named]
-        marks = [Mark(x, y, radius, plain(facts.name) if facts.name in named else "", CHOSEN) for facts, x, y in apart]
-        label_apart(plot, marks, [*pairwise(best)])
+        apart = placed if len(placed) <= _MOST_APART else [one for one in placed if one[0] in named]
+        marks = [Mark(x, y, radius, plain(name) if name in named else "", CHOSEN) for name, x, y in apart]
+        label_apart(plot, marks, [*pairwise(best)] if len(best) <= _MOST_APART else [])
         missing = len(found) - len(placed)
         left_out = f" Not drawn: {missing} without both numbers." if missing else ""
         return saved(figure, folder, "runs", f"Each dot is a run; those on the front are joined and named.{left_out}")

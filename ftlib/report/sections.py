@@ -7,7 +7,7 @@ from math import inf
 from typing import Literal, get_args
 
 from ftlib.data.datasets import PreparedDataset, RawDataset
-from ftlib.data.rows import PassReason
+from ftlib.data.row_reasons import PassReason
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, EvalReport, Measured, SliceFacts
 from ftlib.evaluation.results import UNDEFINED, Difference, Result, number

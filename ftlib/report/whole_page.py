@@ -28,6 +28,7 @@ from ftlib.report.forgetting import divergences
 from ftlib.report.learning_curve import learning_section
 from ftlib.report.phases import learnt_in, phases_section, watched_metric
 from ftlib.report.policies import is_policy, policy_section
+from ftlib.report.preferences import preference_section
 from ftlib.report.principles import principles_section
 from ftlib.report.pruned import pruned_section
 from ftlib.report.strip import sample_strip
@@ -79,6 +80,7 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         principles_section(evidence.upheld),
         pruned_section(evidence.checkpoints, folder),
         policy_section(evidence.ends, folder),
+        preference_section(evidence.ends, folder),
         learning_section(evidence, work, folder),
         sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),

@@ -11,7 +11,6 @@ whose reason is in the server's log.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -62,8 +61,8 @@ class Question(NamedTuple):
 
 
 Said = Answered | DataError
-Ask = Callable[[Question], Awaitable[Any]]
-"""Gives a `Said` some time: whoever awaits it is put into a batch with others."""
+Ask = Callable[[Sequence[Question]], Awaitable[list[Any]]]
+"""Gives a `Said` for each some time: whoever awaits them is put into a batch with others."""
 
 
 class Served:
@@ -170,8 +169,7 @@ class Served:
         inputs = inputs_of(body_of(body), champion.loaded.asks, self._plan.most_inputs)
         self._counts["requests"] += 1
         sides = [self._side(champion, one) for one in inputs]
-        awaited = [ask(Question(side, one)) for side, one in zip(sides, inputs, strict=True)]
-        said = [cast("Said", await one) for one in _begun(awaited)]
+        said: list[Said] = await ask([Question(side, one) for side, one in zip(sides, inputs, strict=True)])
         for number, one in enumerate(said):
             if isinstance(one, DataError):
                 raise DataError(f"inputs[{number}]: {one}")
@@ -224,7 +222,7 @@ class Served:
         """Say whether the model answers; of a log nothing but what was lost, since anybody may ask this."""
         if time.monotonic() - self._answered_at > _FRESH_SECONDS:
             try:
-                await ask(Question(self._champion.side, None))
+                await ask([Question(self._champion.side, None)])
             except Exception:
                 log.exception("the model does not answer")
                 return Reply(503, {"ready": False, "log_dropped": self._dropped()})
@@ -319,8 +317,3 @@ def _token_of(file: str | None) -> bytes | None:
     if len(token) < 16 or token.split() != [token]:
         raise RecipeError(f"--token-file: {file} holds no token: at least 16 characters, no spaces, one line")
     return hashlib.sha256(token.encode()).digest()
-
-
-def _begun(awaited: Sequence[Awaitable[Any]]) -> list[Any]:
-    """Let all of them go on at once, and in order of their beginning."""
-    return [asyncio.ensure_future(one) for one in awaited]

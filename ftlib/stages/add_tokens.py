@@ -67,7 +67,7 @@ def add_tokens(job: AddTokensJob, work: Workspace) -> WithTokens:
 
 
 def _build(job: AddTokensJob, folder: Path) -> WithTokens:
-    from ftlib.kinds.loading import copy_beside
+    from ftlib.kinds.writing import copy_beside
 
     source, target = job.model.folder, model_in(folder)
     if job.model.base is not None:
@@ -117,7 +117,8 @@ def add_to_model(source: Path, ids: Sequence[int], begins: Sequence[Sequence[int
     that were tokens: in the embedding and in what of the output has a row for every token, which stays tied if it was.
     Rows that nobody used are taken before the tensors grow. Raises ModelError for a model without an embedding.
     """
-    from ftlib.kinds.loading import SHARD_SIZE, load_as_named
+    from ftlib.kinds.loading import load_as_named
+    from ftlib.kinds.writing import SHARD_SIZE
     from ftlib.models.quiet import quiet
 
     model, missing = load_as_named(source)

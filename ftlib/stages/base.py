@@ -79,7 +79,8 @@ def _rounded_in(uri: str) -> str:
 
 def _build(job: BaseJob, folder: Path) -> Checkpoint:
     """Load the found model, give it the head that the rows want, and write it with what makes its inputs."""
-    from ftlib.kinds.loading import head_modules, save_model
+    from ftlib.kinds.loading import head_modules
+    from ftlib.kinds.writing import save_model
 
     model, labels, missing = _with_head(job)
     save_model(model, model_in(folder), labels, job.model.folder)
@@ -128,8 +129,9 @@ def _check_processor(job: BaseJob, folder: Path) -> None:
 
 def _build_tasks(job: BaseJob, folder: Path) -> Checkpoint:
     """Write a stock model for each task: the body, and the task's head."""
-    from ftlib.kinds.loading import SHARD_SIZE, head_modules, save_model
+    from ftlib.kinds.loading import head_modules
     from ftlib.kinds.task_model import TaskModel
+    from ftlib.kinds.writing import SHARD_SIZE, save_model
 
     if job.model.base is not None:
         raise ModelError(
@@ -172,7 +174,8 @@ def _build_adapter(job: BaseJob, folder: Path, final: str) -> Checkpoint:
 
     A base in four bits is rounded here, once: what follows finds it in fp32 and in four bits.
     """
-    from ftlib.kinds.loading import copy_beside, load, unread_with_gaps
+    from ftlib.kinds.loading import load, unread_with_gaps
+    from ftlib.kinds.writing import copy_beside
 
     source, base, target = job.model.folder, job.model.base, model_in(folder)
     assert base is not None

@@ -106,7 +106,7 @@ def _check_rows(job: EvaluateJob) -> None:
             f"evaluation {job.name!r}: dataset {job.evaluation.dataset!r} has no {job.split} rows; "
             "give its split policy a larger share"
         )
-    if not facts.supervised:
+    if not facts.supervised and any(metric.reads_own for metric in job.evaluation.metrics):
         raise DataError(
             f"evaluation {job.name!r}: {counted(facts.rows, f'{job.split} row')} with nothing to predict; "
             "texts of one token have no next one"

@@ -28,7 +28,8 @@ from ftlib.data.passes.executor import Executor
 from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_schema, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.profile import SLICE_VALUES, Profiler
-from ftlib.data.rows import Example, Piece, Values, labels_in, reasons, remedies
+from ftlib.data.row_reasons import reasons, remedies
+from ftlib.data.rows import Example, Piece, Values, labels_in
 from ftlib.data.snapshot import Block, in_batches, read_snapshot
 from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
 from ftlib.errors import DataError, ModelError, RecipeError
@@ -228,7 +229,7 @@ class _Reader:
         tokenizer: Any = self.processor.tokenizer
         ids = piece.answer_ids
         runs = learnt_places(piece.target, piece.supervised, len(ids))
-        if not piece.supervised:
+        if not piece.supervised and not self._job.dataset.format.asks_alone:
             yield "no_targets"
         if cut:
             yield "cut"
@@ -512,7 +513,7 @@ def _check_dropped(
 def _check_train(job: PreprocessJob, train: SplitFacts, dropped: dict[str, int]) -> None:
     """Raise DataError if the training rows hold nothing to learn: no targets, no label, or one label alone."""
     where = f"datasets.{job.name}"
-    if train.supervised == 0:
+    if train.supervised == 0 and not (train.rows and job.dataset.format.asks_alone):
         what = "no rows" if train.rows == 0 else "no targets"
         raise DataError(
             f"{where}: the train split has {what} to learn from (dropped: {_reasons(dropped)}); "

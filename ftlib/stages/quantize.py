@@ -69,7 +69,8 @@ def write_rounded(
     """
     from safetensors.torch import save_file
 
-    from ftlib.kinds.loading import copy_beside, head_modules
+    from ftlib.kinds.loading import head_modules
+    from ftlib.kinds.writing import copy_beside
     from ftlib.models.four_bits import FILE, FourBits, layers_to_quantize, written
     from ftlib.models.tensor_parts import memory_of
     from ftlib.models.unread import Unread, read_whole

@@ -16,7 +16,8 @@ from ftlib.data.formats.pairs_of_answers import CHOSEN, PROMPT, REJECTED, pairs_
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, split_writer
 from ftlib.data.processor import Processor
 from ftlib.data.prompts import Prompt, prompts_of
-from ftlib.data.rows import Dropped, Value, reasons
+from ftlib.data.row_reasons import reasons
+from ftlib.data.rows import Dropped, Value
 from ftlib.data.supervision import Audit
 from ftlib.errors import DataError
 from ftlib.evaluation.principle_facts import PrincipleFacts, RevisedDataset

@@ -6,6 +6,7 @@ gcsfs six for an endpoint where nobody is. They are told to try once.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -18,8 +19,21 @@ from ftlib.errors import TransientError
 
 T = TypeVar("T")
 
+_sent, _newest = itertools.count(1), 0
+"""Without a lock, which a fork could find held; of threads that count at once the newest may say one too few."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 FIRST_PATIENCE = 20.0  # seconds for a server that has never answered: a wrong endpoint is told soon
+
+
+def requests_sent() -> int:
+    """Return how many requests this process has sent to services, those that failed too."""
+    return _newest
+
+
+def _count() -> None:
+    global _newest
+    _newest = next(_sent)
 
 
 class Patient(ABC):
@@ -57,6 +71,7 @@ class Patient(ABC):
     def try_once(self, what: str, request: Callable[[Any], object]) -> bool:
         """Send a request once, to tidy up; False if it failed, which must not hide why there is anything to tidy."""
         try:
+            _count()
             request(self.connected())
         except Exception as error:
             if self.meaning(error, what) is error:
@@ -70,6 +85,7 @@ class Patient(ABC):
         client = self.connected()
         while True:
             try:
+                _count()
                 result = request(client)
             except Exception as error:
                 verdict = self.meaning(error, what)

@@ -33,7 +33,8 @@ def tiny_checkpoint(
     That step is taken by the parameters that `moved` says. Without `labels` it is a causal language model. Its
     tokenizer digest is that of `tiny_prepared`.
     """
-    from ftlib.kinds.loading import load_model, save_model
+    from ftlib.kinds.loading import load_model
+    from ftlib.kinds.writing import save_model
 
     kind: BatchKind = "labeled" if labels else "tokens"
     with TemporaryDirectory() as fresh:
@@ -64,7 +65,8 @@ def tiny_adapter(folder: Path, start: Checkpoint, *, phase: str = "tune", seed: 
     """Write a checkpoint that is a LoRA adapter over a dense one, with a head of its own: a random step from it."""
     from peft import LoraConfig, get_peft_model
 
-    from ftlib.kinds.loading import head_modules, load, save_adapter
+    from ftlib.kinds.loading import head_modules, load
+    from ftlib.kinds.writing import save_adapter
 
     kind = KINDS["labeled" if start.labels else "tokens"]
     model = load(start, kind.name)

@@ -95,12 +95,13 @@ def differing(found: Sequence[RunFacts]) -> list[dict[str, str]]:
     """
     if len(found) < 2:
         return [{} for _ in found]
-    paths = dict.fromkeys(path for facts in found for path in facts.parameters if path not in _OF_NO_RESULT)
+    having = Counter(item for facts in found for item in facts.parameters.items())
+    alike = {path for (path, _), count in having.items() if count == len(found)}
+    paths = dict.fromkeys(path for path, _ in having if path not in alike and path not in _OF_NO_RESULT)
     common: dict[str, str] = {}
     for path in paths:
         values = Counter(facts.parameters.get(path, LACKS) for facts in found)
-        if len(values) > 1:
-            common[path] = values.most_common(1)[0][0]
+        common[path] = values.most_common(1)[0][0]
     return [
         {
             path: facts.parameters.get(path, LACKS)

@@ -20,6 +20,8 @@ from ftlib.tracking.run_facts import RunFacts, StageTime, asked, found
 from ftlib.workspace import Workspace, overwrite
 
 FOLDER = "facts"
+ARTIFACT = "runs"
+"""The key of Prefect's artifact that has a work place's newest runs."""
 
 
 class Indexed(NamedTuple):

@@ -32,11 +32,12 @@ from torch import nn
 from ftlib.config import BatchKind
 from ftlib.data.inputs import answer_mask
 from ftlib.errors import TrainingError
+from ftlib.kinds.augment import Augment
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.packing import settle_packing
-from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.kinds.split import PreparedSplit
 from ftlib.training.batches import micro_batches, packs
 from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group

@@ -29,104 +29,43 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from typing_extensions import override
 
-from ftlib.config import Config
-from ftlib.errors import IntegrityError, Interrupted, ReglageError, StorageError
-from ftlib.fingerprint import file_digest
-from ftlib.models.tensor_files import TensorSpan, read_header
+from ftlib.errors import IntegrityError, Interrupted, StorageError
+from ftlib.models.tensor_files import read_header
 from ftlib.progress import note
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.s3 import in_order
 from ftlib.storage.sealed_records import parse, read_record, record_bytes
-from ftlib.training.checkpoint_parts import Parts, Piece, Region, once, region, write_part
-from ftlib.training.checkpoints import (
-    FOLDER,
-    KEPT,
-    Checkpoints,
-    Saved,
-    Writing,
-    best_name,
-    description_of,
-    kept_name,
-    part_of,
-    saved_step,
+from ftlib.training.bucket_manifests import (
+    CHUNK_BYTES,
+    Chunks,
+    Description,
+    Manifest,
+    are_right,
+    chunks_of,
+    is_described,
+    newest_number,
+    numbered,
+    saved_step_in,
 )
+from ftlib.training.checkpoint_names import FOLDER, KEPT, best_name, description_of, kept_name, part_of, saved_step
+from ftlib.training.checkpoint_parts import Parts, Piece, once, region, write_part
+from ftlib.training.checkpoint_writing import Writing
+from ftlib.training.checkpoints import Checkpoints, Saved
 from ftlib.training.group import Group
 from ftlib.training.run_place import RunPlace
 from ftlib.workspace import write_durably
 
 log = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 4 * 2**20
-"""What has a digest of its own: the least that is read."""
 _CHUNKS_AT_ONCE = 8
 """Of one request."""
 _REQUESTS_AT_ONCE = 4
 _LOOK_SECONDS = 0.5
-_MANIFESTS = f"{FOLDER}/manifests"
-
-
-class Manifest(Config):
-    """What makes a set of parts whole. It is sealed: one that was changed is no manifest."""
-
-    schema_version: Literal[1] = 1
-    fingerprint: str
-    name: str
-    """What it is: `step-00000120`."""
-    folder: str
-    """Where its parts are; empty where they were deleted."""
-    files: dict[str, str] = {}
-    """The sha256 of each rank's description, by name; a description has that of the rank's part."""
-    facts: dict[str, Any] = {}
-    kept: dict[str, str] = {}
-    """The folders of the weights that a step's checkpoint promises, by what they are: `best-00000096`."""
-
-
-class Description(Config):
-    """One rank's part."""
-
-    sha256: str
-    bytes: int
-    chunks: tuple[str, ...]
-    """The sha256 of every `_CHUNK_BYTES` of it, in order."""
-    regions: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-    """Whole, offset and shape of each tensor."""
-    spans: dict[str, tuple[str, int, int]]
-    """Type, first byte and bytes of each."""
-
-    def pieces(self, file: Path) -> dict[str, Piece]:
-        """Return what lies in a file with the part's bytes."""
-        return {
-            name: Piece(TensorSpan(name, dtype, self.regions[name][2], file, first, size), Region(*self.regions[name]))
-            for name, (dtype, first, size) in self.spans.items()
-        }
-
-
-class _Chunks:
-    """Digests of what goes by, every few MiB."""
-
-    def __init__(self) -> None:
-        self.digests: list[str] = []
-        self.bytes = 0
-        self._running = hashlib.sha256()
-
-    def heard(self, data: memoryview | bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            room = _CHUNK_BYTES - self.bytes % _CHUNK_BYTES
-            self._running.update(rest[:room])
-            self.bytes += len(rest[:room])
-            rest = rest[room:]
-            if self.bytes % _CHUNK_BYTES == 0:
-                self.end()
-
-    def end(self) -> None:
-        self.digests.append(self._running.hexdigest())
-        self._running = hashlib.sha256()
 
 
 class BucketCheckpoints(Checkpoints):
@@ -215,12 +154,12 @@ class BucketCheckpoints(Checkpoints):
     ) -> None:
         copied()
         folder = self._folder / self._folder_of(name)
-        path, chunks = folder / part_of(self._group.rank), _Chunks()
+        path, chunks = folder / part_of(self._group.rank), Chunks()
         needed = sum(t.nbytes for t in tensors.values())
         with local_errors(folder, needed, self._place.elsewhere):
             private_folder(folder)
             sha256 = write_part(path, tensors, chunks.heard)
-            if chunks.bytes % _CHUNK_BYTES:
+            if chunks.bytes % CHUNK_BYTES:
                 chunks.end()
             spans = {span.name: (span.dtype, span.offset, span.bytes) for span in read_header(path).spans}
         described = Description(
@@ -286,7 +225,7 @@ class BucketCheckpoints(Checkpoints):
         self._flush_curve()  # a checkpoint of a step promises the curve up to it
         manifest = manifest.model_copy(update={"facts": {**facts}, "kept": kept})
         self._number += 1
-        while not self._place.create(_numbered(self._number), record_bytes(manifest, None)):
+        while not self._place.create(numbered(self._number), record_bytes(manifest, None)):
             self._number += 1  # an attempt that was given up has not heard of it
         self._alive[self._number] = manifest
         self._drop_older()
@@ -320,7 +259,7 @@ class BucketCheckpoints(Checkpoints):
         for number in sorted(self._alive)[:-KEPT]:
             old = self._alive.pop(number)
             gone = Manifest(fingerprint=old.fingerprint, name=old.name, folder="")
-            self._place.write(_numbered(number), record_bytes(gone, None))  # what is half deleted does not exist
+            self._place.write(numbered(number), record_bytes(gone, None))  # what is half deleted does not exist
             self._delete(old.folder, len(old.files))
             promised = {where for one in self._alive.values() for where in one.kept.values()}
             known = {**self._kept}
@@ -352,10 +291,10 @@ class BucketCheckpoints(Checkpoints):
 
     def _newest_manifests(self) -> list[Manifest]:
         """Return the manifests whose parts are there, the newest first."""
-        self._number, found = _newest(self._place), dict[int, Manifest]()
+        self._number, found = newest_number(self._place), dict[int, Manifest]()
         for number in range(self._number, 0, -1):
             try:
-                manifest = read_record(self._bucket, self._place.path(_numbered(number)), Manifest)
+                manifest = read_record(self._bucket, self._place.path(numbered(number)), Manifest)
             except IntegrityError as error:
                 log.warning("checkpoint: %s; going back to the one before", error)
                 continue
@@ -458,7 +397,7 @@ class BucketCheckpoints(Checkpoints):
             odd = [name for name, piece in has.items() if name in wanted and piece.region.whole != wanted[name].whole]
             if not needed and not odd:
                 continue
-            if not _is(own, description):
+            if not is_described(own, description):
                 has = description.pieces(brought / part)
                 ranges = [has[name].rows(overlap)[1:] for name, overlap in needed.items()]
                 self._bring(f"{FOLDER}/{manifest.folder}/{part}", brought / part, description, ranges)
@@ -468,7 +407,7 @@ class BucketCheckpoints(Checkpoints):
 
     def _bring(self, name: str, file: Path, description: Description, ranges: list[tuple[int, int]]) -> None:
         """Read ranges of a part into a file that has holes between them, and compare what comes, some MiB at a time."""
-        chunks = {i for first, size in ranges if size for i in _chunks_of(first, size)}
+        chunks = {i for first, size in ranges if size for i in chunks_of(first, size)}
         runs: list[range] = []
         for i in sorted(chunks):
             if runs and runs[-1].stop == i and len(runs[-1]) < _CHUNKS_AT_ONCE:
@@ -477,10 +416,10 @@ class BucketCheckpoints(Checkpoints):
                 runs.append(range(i, i + 1))
 
         def read(run: range) -> tuple[int, bytes]:
-            first, end = run.start * _CHUNK_BYTES, min(run.stop * _CHUNK_BYTES, description.bytes)
+            first, end = run.start * CHUNK_BYTES, min(run.stop * CHUNK_BYTES, description.bytes)
             for _ in range(2):  # the way may have harmed them, not the store
                 data = self._place.read_range(name, first, end - first)
-                if _right(data, [description.chunks[i] for i in run]):
+                if are_right(data, [description.chunks[i] for i in run]):
                     return first, data
             raise IntegrityError(f"{name}: other bytes than were written")
 
@@ -514,46 +453,6 @@ def checkpoints_at(
 def step_saved(place: RunPlace) -> int:
     """Return the step that a run would resume from, wherever it is; 0 if no step was saved."""
     return saved_step(place.folder) if place.is_shared else saved_step_in(place.lasting)
-
-
-def saved_step_in(place: RunPlace) -> int:
-    """Return the step that a run would resume from, going by its newest manifests; 0 if there is none."""
-    for number in range(_newest(place), 0, -1):
-        with suppress(ReglageError):
-            manifest = read_record(cast(Any, place.store), place.path(_numbered(number)), Manifest)
-            return int(manifest.name.partition("-")[2]) if manifest and manifest.folder else 0
-    return 0
-
-
-def _newest(place: RunPlace) -> int:
-    """Return the newest manifest's number, by asking for ever later ones, then between them; 0 if there is none."""
-    there, absent = 0, 1
-    while place.has(_numbered(absent)):
-        there, absent = absent, 2 * absent
-    while absent - there > 1:
-        middle = (there + absent) // 2
-        there, absent = (middle, absent) if place.has(_numbered(middle)) else (there, middle)
-    return there
-
-
-def _numbered(number: int) -> str:
-    return f"{_MANIFESTS}/{number:08d}.json"
-
-
-def _is(file: Path, description: Description) -> bool:
-    try:
-        return file.stat().st_size == description.bytes and file_digest(file) == description.sha256
-    except OSError:
-        return False
-
-
-def _chunks_of(first: int, size: int) -> range:
-    return range(first // _CHUNK_BYTES, (first + size - 1) // _CHUNK_BYTES + 1)
-
-
-def _right(data: bytes, digests: list[str]) -> bool:
-    pieces = [data[i : i + _CHUNK_BYTES] for i in range(0, len(data), _CHUNK_BYTES)]
-    return [hashlib.sha256(piece).hexdigest() for piece in pieces] == digests
 
 
 def _succeeded(job: Future[None] | None) -> bool:

@@ -22,8 +22,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -32,15 +32,21 @@ from uuid import uuid4
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_optimizer_state_dict
 
-from ftlib.errors import IntegrityError, ReglageError, StorageError, first_line
+from ftlib.errors import IntegrityError, StorageError
 from ftlib.fingerprint import file_digest
 from ftlib.storage.files import local_errors
+from ftlib.training.checkpoint_names import (
+    FOLDER,
+    KEPT,
+    MANIFEST,
+    best_name,
+    description_of,
+    kept_name,
+    number_in,
+    part_of,
+)
 from ftlib.training.checkpoint_parts import (
     Parts,
     once,
@@ -51,17 +57,17 @@ from ftlib.training.checkpoint_parts import (
     regions_as_json,
     write_part,
 )
+from ftlib.training.checkpoint_writing import Writing, done_now, problem_of
 from ftlib.training.ema import Average
-from ftlib.training.group import Group, own_part, shard_again, unwrap
+from ftlib.training.group import Group, own_part, unwrap
 from ftlib.training.host_memory import spare_memory
+from ftlib.training.moments import entries_of, moments_of, numbers_of, take_numbers
 from ftlib.training.run_place import RunPlace
 from ftlib.workspace import write_durably
 
 log = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
-KEPT = 2
-_MANIFEST, _STATE = "manifest.json", "state.json"
+_STATE = "state.json"
 _LOOK_SECONDS = 0.02
 _OTHERS_SECONDS = 5.0
 """How long a rank that fails waits for the others' parts of what it has begun."""
@@ -88,33 +94,6 @@ class State:
         return replace(self, **fields)
 
 
-@dataclass
-class Writing:
-    """What one rank has begun to write, of a step or of the best weights: one at a time of each."""
-
-    name: str = ""
-    part: Future[None] | None = None
-    whole: Future[None] | None = None
-    """On the first rank alone: until the manifest is written."""
-    host: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
-    """Copies, whose memory serves again."""
-    turn: int = 0
-    """When it was begun, among all of the attempt; the same on all ranks."""
-
-    abandoned: Event = field(default_factory=Event)
-    """Set where the first rank is not to wait for the others' parts any more."""
-
-    @property
-    def jobs(self) -> list[Future[None]]:
-        """Return what this rank does of it."""
-        return [job for job in (self.part, self.whole) if job is not None]
-
-    @property
-    def has_failed(self) -> bool:
-        """Say whether something of it came to nothing."""
-        return any(job.done() and job.exception() is not None for job in self.jobs)
-
-
 @dataclass(frozen=True)
 class Saved:
     """A whole checkpoint that a run may go on from."""
@@ -127,7 +106,7 @@ class Saved:
     @property
     def step(self) -> int:
         """Return the step that it was written behind."""
-        return _number(self.name)
+        return number_in(self.name)
 
 
 class Checkpoints:
@@ -183,8 +162,8 @@ class Checkpoints:
 
         Raises, on every rank, StorageError where the one before could not be written.
         """
-        moments = _moments(model, optimizer)
-        facts: dict[str, Any] = {"state": asdict(state), "optimizer": _numbers(moments)}
+        moments = moments_of(model, optimizer)
+        facts: dict[str, Any] = {"state": asdict(state), "optimizer": numbers_of(moments)}
         self._begin(self._step, f"step-{state.step:08d}", self._tensors(model, moments, average, teacher), facts)
 
     def keep_best(self, model: nn.Module, step: int) -> None:
@@ -221,7 +200,7 @@ class Checkpoints:
         folder = self._folder / name
         files = self._manifest(folder).get("files", {}) if self._group.is_first else {}
         files = cast("dict[str, str]", self._group.gather(files)[0])
-        if problem := self._damaged(folder, files) if files else _MANIFEST:
+        if problem := self._damaged(folder, files) if files else MANIFEST:
             raise IntegrityError(f"{folder}: the weights are damaged ({problem}); delete {self._folder} to train again")
         return self._described(folder, files)
 
@@ -243,14 +222,14 @@ class Checkpoints:
         self._attempt = str(self._group.gather(uuid4().hex)[0])
         for saved in self._whole():
             before(saved.step)
-            moments = _moments(model, optimizer)
+            moments = moments_of(model, optimizer)
             tensors = self._tensors(model, moments, average, teacher)
             if (parts := saved.parts(tensors)) is None:
                 optimizer.state.clear()  # of what trained there; another step's may be of less
                 continue
             self._group.together(partial(self._fill, parts, tensors))
             facts = saved.facts()
-            _take_numbers(moments, facts["optimizer"])
+            take_numbers(moments, facts["optimizer"])
             set_optimizer_state_dict(unwrap(model), optimizer, moments)
             return State(**facts["state"])
         return None
@@ -287,7 +266,7 @@ class Checkpoints:
         for job in (writing.part, writing.whole if self._group.is_first else writing.part):
             if job is None:
                 return
-            problems = [str(problem) for problem in self._group.gather(_problem(job)) if problem]
+            problems = [str(problem) for problem in self._group.gather(problem_of(job)) if problem]
             if problems:
                 self._not_written(writing, problems[0])
                 break
@@ -302,7 +281,7 @@ class Checkpoints:
     def close(self) -> None:
         """End the thread, alone: what was begun is whole, or does not exist. Never raises what it did."""
         for writing in self._in_turn():
-            if writing.whole is not None and writing.part is not None and _problem(writing.part) is None:
+            if writing.whole is not None and writing.part is not None and problem_of(writing.part) is None:
                 try:
                     writing.whole.exception(timeout=_OTHERS_SECONDS)
                 except TimeoutError:
@@ -323,7 +302,7 @@ class Checkpoints:
         parts = {name: own_part(tensor) for name, tensor in mine.items()}
         copied = self._copied(parts, writing.host)
         if copied is None:  # there is no room for a copy: the step waits
-            writing.part = _done(lambda: self._write_part(name, parts, regions))
+            writing.part = done_now(lambda: self._write_part(name, parts, regions))
         else:
             writing.part = self._thread.submit(self._write_part, name, writing.host, regions, copied)
         if self._group.is_first:
@@ -382,7 +361,7 @@ class Checkpoints:
             files[_STATE] = file_digest(folder / _STATE)
             self._flush_curve()  # a checkpoint of a step promises the curve up to it
             manifest = {"fingerprint": self._fingerprint, "files": files}
-            write_durably(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+            write_durably(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
             self._drop_older()
 
     def _sha256(self, folder: Path, rank: int) -> str | None:
@@ -394,12 +373,12 @@ class Checkpoints:
         return described["sha256"] if described["attempt"] == self._attempt else None
 
     def _drop_older(self) -> None:
-        whole = [folder for folder in sorted(self._folder.iterdir()) if (folder / _MANIFEST).exists()]
+        whole = [folder for folder in sorted(self._folder.iterdir()) if (folder / MANIFEST).exists()]
         steps = [folder for folder in whole if folder.name.startswith("step-")]
         best = [folder for folder in whole if folder.name.startswith("best-")]
         needed = {best_name(json.loads((kept / _STATE).read_bytes())["state"]["best_step"]) for kept in steps[-KEPT:]}
         for folder in (*steps[:-KEPT], *(folder for folder in best[:-1] if folder.name not in needed)):
-            (folder / _MANIFEST).unlink()  # what is half removed does not exist
+            (folder / MANIFEST).unlink()  # what is half removed does not exist
             shutil.rmtree(folder)
 
     def _newest(self) -> tuple[str, dict[str, str]] | None:
@@ -434,13 +413,13 @@ class Checkpoints:
     def _manifest(self, folder: Path) -> dict[str, Any]:
         """Return a folder's manifest; an empty one where there is none, or none that can be read."""
         try:
-            manifest = json.loads((folder / _MANIFEST).read_bytes())
+            manifest = json.loads((folder / MANIFEST).read_bytes())
             files = dict(manifest["files"])
             return {"fingerprint": str(manifest["fingerprint"]), "files": {**files, part_of(0): files[part_of(0)]}}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError):
-            log.warning("checkpoint %s is damaged (%s); going back to the one before", folder.name, _MANIFEST)
+            log.warning("checkpoint %s is damaged (%s); going back to the one before", folder.name, MANIFEST)
             return {}
 
     def _damaged(self, folder: Path, files: Mapping[str, str]) -> str | None:
@@ -451,10 +430,10 @@ class Checkpoints:
 
     def _remove_what_is_not_before(self, found: str | None) -> None:
         """Remove what is unfinished, damaged, or newer than the checkpoint that the run goes on from."""
-        step = _number(found) if found else -1
+        step = number_in(found) if found else -1
         for folder in [*self._folder.iterdir()] if self._folder.is_dir() else []:
             number = folder.name.partition("-")[2]
-            if not (folder / _MANIFEST).exists() or not number.isdigit() or int(number) > step:
+            if not (folder / MANIFEST).exists() or not number.isdigit() or int(number) > step:
                 shutil.rmtree(folder)
 
     def _weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
@@ -472,7 +451,7 @@ class Checkpoints:
         self, model: nn.Module, moments: Mapping[str, Any], average: Average | None, teacher: Average | None
     ) -> dict[str, torch.Tensor]:
         """Return all tensors of a checkpoint by name, sharded as they are: the live ones, which are filled in place."""
-        held = {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], torch.Tensor)}
+        held = {name: of[key] for name, of, key in entries_of(moments) if isinstance(of[key], torch.Tensor)}
         beside = {"average": average, "teacher": teacher}
         copies = {f"{what}/{name}": tensor for what, of in beside.items() if of for name, tensor in of.tensors.items()}
         return {**self._weights(model), **held, **copies}
@@ -493,81 +472,8 @@ class Checkpoints:
             parts.fill(once(tensors))
 
 
-def saved_step(run: Path) -> int:
-    """Return the step that a run in a folder would resume from, going by its manifests; 0 if there is none."""
-    manifests = sorted((run / FOLDER).glob(f"step-*/{_MANIFEST}"))
-    return _number(manifests[-1].parent.name) if manifests else 0
-
-
-def _number(folder: str) -> int:
-    return int(folder.partition("-")[2])
-
-
-def part_of(rank: int) -> str:
-    """Return the name of a rank's part."""
-    return f"rank-{rank:05d}.safetensors"
-
-
-def description_of(rank: int) -> str:
-    """Return the name of what says which regions a rank's part has."""
-    return f"rank-{rank:05d}.json"
-
-
-def best_name(step: int) -> str:
-    """Return what the weights that were best at a step are called."""
-    return f"best-{step:08d}"
-
-
-def kept_name(step: int) -> str:
-    """Return what the weights that are kept of a step for good are called."""
-    return f"kept-{step:08d}"
-
-
 def _damage(file: Path, sha256: str) -> str | None:
     try:
         return None if file_digest(file) == sha256 else file.name
     except OSError as error:
         return f"{file.name}: {error.strerror}"
-
-
-def _problem(job: Future[None]) -> str | None:
-    """Wait for a job; return in one line what it failed with."""
-    error = job.exception()
-    if error is None:
-        return None
-    return str(error) if isinstance(error, ReglageError) else f"the checkpoint was not written: {first_line(error)}"
-
-
-def _done(work: Callable[[], None]) -> Future[None]:
-    """Do work now, and return it as what was done."""
-    done = Future[None]()
-    try:
-        done.set_result(work())
-    except Exception as error:
-        done.set_exception(error)
-    return done
-
-
-def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the optimiser's state by the parameters' names; of one that has not stepped yet, zeros."""
-    shard_again(unwrap(model))
-    return cast("dict[str, Any]", get_optimizer_state_dict(unwrap(model), optimizer))
-
-
-def _entries(moments: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield everything in an optimiser's state: its name here, and the dictionary and key that hold it."""
-    for parameter, state in moments["state"].items():
-        yield from ((f"optimizer/{parameter}/{key}", state, key) for key in state)
-    for i, group in enumerate(moments["param_groups"]):
-        yield from ((f"group/{i}/{key}", group, key) for key in group)
-
-
-def _numbers(moments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an optimiser remembers that is no tensor."""
-    return {name: of[key] for name, of, key in _entries(moments) if isinstance(of[key], bool | int | float)}
-
-
-def _take_numbers(moments: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
-    for name, of, key in _entries(moments):
-        if name in numbers:
-            of[key] = numbers[name]

@@ -32,7 +32,8 @@ from ftlib.storage.node_cache import local_path
 from ftlib.training.fisher import FILE, FisherPlan
 from ftlib.training.fisher_parts import write_parts
 from ftlib.training.group import Group, own_part, shards_of
-from ftlib.training.phase_loop import hash_seed, place
+from ftlib.training.phase_loop import hash_seed
+from ftlib.training.phase_model import place
 from ftlib.training.plan import Part
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.run_place import result_bytes, run_place

@@ -13,14 +13,16 @@ from typing import ClassVar
 import torch
 from typing_extensions import override
 
-from ftlib.kinds.split import Augment, PreparedSplit
+from ftlib.kinds.augment import Augment
+from ftlib.kinds.split import PreparedSplit
 from ftlib.training.asking import Piece
+from ftlib.training.attempt import Step
 from ftlib.training.batches import GlobalBatch, by_length
 from ftlib.training.batches_ahead import AHEAD, BatchesAhead
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
-from ftlib.training.phase_loop import PhaseLoop, Step
+from ftlib.training.phase_loop import PhaseLoop
 from ftlib.training.plan import Plan
 from ftlib.training.readings import Readings
 
@@ -55,9 +57,9 @@ class Loop(PhaseLoop):
         split, rate = self._drawn(batch), self._rate(state)
         built = self.ahead.at(state.step) if self.ahead else None
         pieces, count = self.asking.pieces(split, batch.rows, built)
-        total = self._backward(split, pieces, count, self._augment(batch))
-        numbers = self._update(total, state, rate, asks=asks)
-        readings.add(Step(state.step + 1, batch, count, rate), numbers, began)
+        sums = self._backward(split, pieces, count, self._augment(batch))
+        numbers = self._update(sums, state, rate, asks=asks)
+        readings.add(Step(state.step + 1, batch, count, rate, beside=(*sums.beside,)), numbers, began)
 
     def _augment(self, batch: GlobalBatch) -> Augment | None:
         augmentation = self.plan.phase.augmentation

@@ -259,7 +259,8 @@ def predict(sized: Sized, *, checkpointed: bool = False, passes: bool = True) ->
         ) from error
     if sized.sharded:
         training = replace(training, gradients=of_trained)
-    stepping = Held(gradients=0 if buckets else of_trained)  # where DDP has added them up, they lie in its buckets
+    # Where DDP has added gradients up, they lie in its buckets.
+    stepping = Held(gradients=0 if buckets else of_trained, activations=_step_bytes(sized))
     most = max(training, judging, stepping, _writing(sized, shapes), key=lambda held: held.total)
     return state.model_copy(
         update={
@@ -284,6 +285,14 @@ def state_bytes(sized: Sized) -> int:
     trained = [(name, p) for name, p in sized.model.named_parameters() if p.requires_grad]
     whole = sum(optimizer.state_bytes(p.shape, hidden=is_hidden_matrix(name, p, head)) for name, p in trained)
     return ceil(whole / sized.shards)
+
+
+def _step_bytes(sized: Sized) -> int:
+    """Return what a step holds for itself, of a worker's part of the largest parameter."""
+    if sized.compute.cpu_offload:
+        return 0
+    trained = (p.shape for p in sized.model.parameters() if p.requires_grad)
+    return ceil(max(map(sized.phase.optimizer.step_bytes, trained), default=0) / sized.shards)
 
 
 def _held_bytes(model: nn.Module, sized: Sized) -> int:

@@ -11,110 +11,54 @@ import gc
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NoReturn, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from ftlib.errors import Interrupted, RecipeError, TrainingError
+from ftlib.kinds.augment import Augment
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
-from ftlib.kinds.loading import head_modules, load_unread, merged
 from ftlib.kinds.padding import check_prompted
 from ftlib.kinds.soft_prompts import is_prompted
-from ftlib.kinds.split import Augment, PreparedSplit
-from ftlib.kinds.task_model import module_of
-from ftlib.models.checkpoint import Checkpoint
+from ftlib.kinds.split import PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
-from ftlib.models.unread import check_read_nothing, empty_unread, read_all, unread_names
 from ftlib.progress import note
 from ftlib.storage.node_cache import local_path
 from ftlib.training import peak_memory
 from ftlib.training.asking import Asking, Piece
+from ftlib.training.attempt import Attempt, Step, Sums, Trained
 from ftlib.training.batches import GlobalBatch, MixedOrder, Order
 from ftlib.training.bucket_checkpoints import checkpoints_at
 from ftlib.training.by_task import minimised
 from ftlib.training.checkpoints import State
 from ftlib.training.companions import load_companions
-from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
 from ftlib.training.first_loss import check_first_loss
-from ftlib.training.frozen import freeze
-from ftlib.training.group import Group, accumulating, own_part, shard_again, shards_of, unwrap
+from ftlib.training.group import Group, accumulating, own_part, shard_again, unwrap
 from ftlib.training.heartbeat import Heartbeat
 from ftlib.training.layers import WIDTH
 from ftlib.training.live_bytes import without_memory
 from ftlib.training.memory import Sized
-from ftlib.training.modes import answering, into_training, moving_statistics, rest_frozen
+from ftlib.training.modes import answering, into_training, rest_frozen
 from ftlib.training.optimizer import build_optimizer, held_by, set_rate, too_slow, total_steps
 from ftlib.training.parts import drawn_from, open_part
 from ftlib.training.penalties.base import Start
+from ftlib.training.phase_model import build_model, fresh_of, place
 from ftlib.training.plan import AVERAGE, Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rehearsal import enough_memory, rehearse
 from ftlib.training.rollouts import stand_ins
 from ftlib.training.run_place import run_place
 from ftlib.training.schedule import schedule_factor
-from ftlib.training.shards import read_into
 from ftlib.training.thawing import Thawing
 from ftlib.training.unused import freeze_unused
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What every rank ends with."""
-
-    model: nn.Module
-    """As it is placed: this rank's shards, or a replica, with the weights that the phase ends with."""
-    state: State
-    unused: frozenset[str]
-    """Parameters that were to train and are as they were: no gradient reaches them, or their turn did not come."""
-    facts: dict[str, float | int | str]
-    companions: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
-    """As they are placed."""
-    snapshots: Mapping[str, Callable[[], None]] = field(default_factory=dict[str, Callable[[], None]])
-    """What gives the model the weights of a snapshot, by its name, in the order of their steps; collective."""
-    snapshot_steps: Mapping[str, int] = field(default_factory=dict[str, int])
-    """The step that each was taken behind."""
-
-
-@dataclass
-class Attempt:
-    """What this process does of the phase: a resumed run does not count what was done before it."""
-
-    first_step: int
-    rows: int = 0
-    loss: float = math.nan
-    """Of the last step that was read."""
-    wants_checkpoint: bool = False
-    """The first rank's clock asked for one, and all ranks have heard of it."""
-    stops: bool = False
-    """The first rank was asked to stop, and all ranks have heard of it."""
-    lacks_checkpoint: bool = False
-    """A rank could not write its part of one, and all ranks have heard of it."""
-    began: float = field(default_factory=time.monotonic)
-    saved: float = field(default_factory=time.monotonic)
-    """When the last checkpoint was begun."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step that was done, but for its numbers, which the device may still be computing."""
-
-    number: int
-    """Counted from 1."""
-    batch: GlobalBatch
-    count: int
-    """Supervised items of the global batch: what its loss is divided by."""
-    learning_rate: float
-    measured: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What else the curves say of it."""
 
 
 class PhaseLoop(ABC):
@@ -166,7 +110,7 @@ class PhaseLoop(ABC):
         decay, factors = plan.phase.tuning.layer_decay, plan.phase.tuning.rate_factors(placed, head)
         self.optimizer = build_optimizer(placed, self.settings, decay, head, plan.seed, factors)
         self.average = Average(self.model, plan.phase.ema_decay) if plan.phase.ema_decay else None
-        fresh = _fresh_of(plan.start, head)
+        fresh = fresh_of(plan.start, head)
         self.renewal: int | None = getattr(plan.phase.objective, "renewal", None)
         self.teacher = Average(self.model, 0.0) if self.renewal else None
         self.asking.remembers(self.teacher, self.average, plan.phase.self_kl)
@@ -405,14 +349,12 @@ class PhaseLoop(ABC):
         if len(self.thawing.borders) > 1:
             rest_frozen(self.model)
 
-    def _update(self, total: torch.Tensor, state: State, rate: float, *, asks: bool) -> torch.Tensor:
-        """Let the optimiser step by the gradients that are there; return a step's numbers, as `_record` reads them.
-
-        `total` is this rank's summed loss.
-        """
+    def _update(self, sums: Sums, state: State, rate: float, *, asks: bool) -> torch.Tensor:
+        """Let the optimiser step by the gradients that are there; return a step's numbers, as `_record` reads them."""
         pulled = [self.pull.add_gradient() * self.group.share_of(self.model)] if self.pull else []
         told = float(asks), float(self.curves.asks_to_stop), float(self.checkpoints.has_failed)
-        sums = self.group.summed(total, *told, *pulled)
+        beside = (number for pair in sums.beside.values() for number in pair.unbind())
+        summed = self.group.summed(sums.loss, *told, *beside, *pulled)
         norm: Any = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p.requires_grad], self.settings.clip_norm or math.inf
         )
@@ -426,23 +368,23 @@ class PhaseLoop(ABC):
             self.teacher.take()
         self.optimizer.zero_grad(set_to_none=True)
         whole = getattr(norm, "full_tensor", lambda: norm)().to(self.group.device, torch.float64).reshape(1)
-        return torch.cat([whole, sums])
+        return torch.cat([whole, summed])
 
     def _drawn(self, batch: GlobalBatch) -> PreparedSplit:
         return self._given[batch.part].drawn(Draw(self.plan.seed, batch.epoch, batch.part))
 
     def _backward(
         self, split: PreparedSplit, pieces: Sequence[Piece], count: int, augment: Augment | None = None
-    ) -> torch.Tensor:
-        """Add up the gradients of a global batch, over micro-batches and ranks; return this rank's summed loss."""
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
+    ) -> Sums:
+        """Add up the gradients of a global batch, over micro-batches and ranks; return what this rank's pieces are."""
+        sums = Sums(torch.zeros((), dtype=torch.float64, device=self.group.device))
         for i, piece in enumerate(pieces):
             with accumulating(self.model, last=i == len(pieces) - 1):
-                loss = self.asking.loss(split, piece, augment).total * float(piece.counts)
+                loss, weight = self.asking.loss(split, piece, augment), float(piece.counts)
                 # DDP and FSDP average over ranks; the sum over ranks is wanted, so the world size comes back in.
-                (loss * (self.group.world_size / max(1, count))).backward()
-            total += loss.detach()
-        return total
+                (loss.total * weight * (self.group.world_size / max(1, count))).backward()
+            sums.add(loss, weight)
+        return sums
 
     def _rate(self, state: State) -> float:
         return self.settings.learning_rate * schedule_factor(
@@ -455,7 +397,9 @@ class PhaseLoop(ABC):
         Raises TrainingError where its loss is no number, or the first is not what it must be: what was stepped since is
         thrown away with the run.
         """
-        norm, total, asking, stopping, failed, *penalty = numbers
+        norm, total, asking, stopping, failed, *more = numbers
+        pairs, penalty = more[: 2 * len(step.beside)], more[2 * len(step.beside) :]
+        beside = {name: total / of for name, total, of in zip(step.beside, pairs[::2], pairs[1::2], strict=True) if of}
         loss = total / max(1, step.count)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -477,6 +421,7 @@ class PhaseLoop(ABC):
             samples_per_second=rows / seconds,
             **({"penalty": penalty[0]} if penalty else {}),
             **step.measured,
+            **beside,
             **self._of_part(step.batch, loss),
         )
         alone = self.group.world_size == 1  # else all ranks must hear of it, in the next step
@@ -543,46 +488,3 @@ def _order(plan: Plan, parts: Sequence[PreparedSplit], train: Sequence[PreparedS
 def hash_seed(seed: int, step: int, rank: int) -> int:
     """Return the seed of one step on one rank: dropout needs no saved generator."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def place(model: nn.Module, compute: Compute, precision: Literal["fp32", "bf16"], group: Group) -> nn.Module:
-    """Return a model as it is spread over the group, with this rank's part of what it has not read yet.
-
-    Raises ModelError, on every rank, for values that are no numbers.
-    """
-    spans = empty_unread(model)
-    placed = group.place(model, compute, precision)
-    offloaded = compute.cpu_offload and shards_of(placed) is not None
-    return read_into(placed, spans, group, torch.device("cpu") if offloaded else group.device)
-
-
-def _fresh_of(start: Checkpoint, head: Sequence[str]) -> list[str]:
-    """Return the modules of the head that are still random; of several tasks, those of the heads that are."""
-    if not start.tasks:
-        return [*head] if start.fresh_head else []
-    fresh = [module_of(task.name) for task in start.tasks if start.of_task(task.name).fresh_head]
-    return [name for name in head if name.rpartition(".")[0] in fresh]
-
-
-def build_model(plan: Plan, dropout: float | None) -> tuple[nn.Module, list[str]]:
-    """Return the phase's model as it is before step 0, and its head's modules; the same bits every time.
-
-    Parameters that its folder has are `Unread`; what it does not have, as an adapter that begins, is on the CPU. An
-    adapter that is to be merged into its base is, whole. Raises RecipeError for a tuning, or something to be frozen or
-    updated, that this model does not have.
-    """
-    torch.manual_seed(plan.seed)
-    model = load_unread(plan.start, plan.kind, dropout)
-    if plan.phase.tuning.leaves == "dense" and plan.start.form == "adapter":
-        model = merged(read_all(model))
-    head, phase = head_modules(model), plan.phase
-    tuned = phase.tuning.prepare(model, plan.kind, head)
-    if unread_names(tuned):
-        check_read_nothing(tuned, f"tuning {phase.tuning.kind}")
-    freeze(tuned, phase.frozen, f"phases[{phase.name}]")
-    if phase.batch_norm == "updated" and not moving_statistics(tuned):
-        raise RecipeError(
-            f"phases[{phase.name}].batch_norm: updated, but {type(model).__name__} has no layer of BatchNorm that "
-            f"{phase.tuning.kind} trains; leave it at frozen"
-        )
-    return tuned, head

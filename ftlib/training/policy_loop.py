@@ -22,13 +22,14 @@ from ftlib.kinds.loading import head_modules, load_tokenizer, load_unread
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.training import curves
+from ftlib.training.attempt import Attempt, Step
 from ftlib.training.batches import GlobalBatch
 from ftlib.training.checkpoints import State
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group
 from ftlib.training.objectives.policy import MEASURED, START, PolicyObjective
 from ftlib.training.parts import open_part
-from ftlib.training.phase_loop import Attempt, PhaseLoop, Step
+from ftlib.training.phase_loop import PhaseLoop
 from ftlib.training.plan import Part, Plan
 from ftlib.training.readings import Readings
 from ftlib.training.rewards.base import RewardModel
@@ -113,11 +114,11 @@ class PolicyLoop(PhaseLoop):
         measured = rollouts.measured()
         self._listen(state.step, measured["no_signal"])
         measured |= {"entropy": sums["entropy"] / tokens, "kl": sums["kl"] / len(answers)}
-        numbers = torch.empty(0)
+        numbers, beside = torch.empty(0), ()
         for _ in range(self.objective.updates):
-            total = self._backward(answers, pieces, count)
-            numbers = self._update(total, state, rate, asks=asks)
-        readings.add(Step(state.step + 1, batch, count, rate, measured), numbers, began)
+            sums = self._backward(answers, pieces, count)
+            numbers, beside = self._update(sums, state, rate, asks=asks), (*sums.beside,)
+        readings.add(Step(state.step + 1, batch, count, rate, measured, beside), numbers, began)
 
     def _listen(self, step: int, no_signal: float) -> None:
         """Raise TrainingError where no answer of the first steps is better than another. All ranks hear the same."""

@@ -24,6 +24,7 @@ from ftlib.data.prepared import SCORE, split_schema
 from ftlib.errors import DataError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.base import Request
+from ftlib.kinds.heads.chats import TurnTargets
 from ftlib.kinds.heads.completions import CompletionAnswers
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.sampling import Sample, sample
@@ -225,8 +226,10 @@ def _answered(split: PreparedSplit, most: int, prompts: int) -> Iterator[tuple[i
 
 def prompt_lengths(split: PreparedSplit) -> Int[np.ndarray, " rows"]:
     """Return where each row's answer begins: of a chat, its last one."""
-    places = getattr(split.targets, "places", None)
-    return split.lengths - split.supervised if places is None else np.array([turns[-2] for turns in places], np.int64)
+    turns, lengths = split.targets, split.lengths
+    if not isinstance(turns, TurnTargets):
+        return lengths - split.supervised
+    return np.array([turns.prompt_end(row, int(lengths[row])) for row in range(len(split))], np.int64)
 
 
 def _completions(

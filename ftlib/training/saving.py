@@ -23,8 +23,9 @@ from jaxtyping import Shaped
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_model, save_without_weights
+from ftlib.kinds.loading import is_adapted
 from ftlib.kinds.task_model import TaskModel, module_of
+from ftlib.kinds.writing import SHARD_SIZE, save_model, save_without_weights
 from ftlib.models.saved_names import never_saved
 from ftlib.models.tensor_files import INDEX, TensorFile, TensorSpan, lay_out
 from ftlib.models.tensor_parts import PIECE_BYTES, Elements, Source, elements_of, is_first_copy, memory_of, reading

@@ -22,7 +22,8 @@ from torch import nn
 from ftlib import errors
 from ftlib.errors import Interrupted, ModelError, ReglageError, StorageError, TrainingError, TransientError
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import SHARD_SIZE, is_adapted, save_adapter
+from ftlib.kinds.loading import is_adapted
+from ftlib.kinds.writing import SHARD_SIZE, save_adapter
 from ftlib.models.adapter import base_of
 from ftlib.models.bottlenecks import bottlenecks_of
 from ftlib.models.checkpoint import adapter_in, model_in, snapshot_in, snapshots_in, task_in, tasks_in
@@ -31,8 +32,10 @@ from ftlib.storage.claims import ClaimLostError
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.training import heartbeat, peak_memory
 from ftlib.training.asking import Asking
+from ftlib.training.attempt import Trained
 from ftlib.training.by_task import minimised
-from ftlib.training.checkpoints import FOLDER, State
+from ftlib.training.checkpoint_names import FOLDER
+from ftlib.training.checkpoints import State
 from ftlib.training.curves import FILE, STARTS, STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
 from ftlib.training.heartbeat import Heartbeat
@@ -40,7 +43,8 @@ from ftlib.training.loop import Loop
 from ftlib.training.memory import MEASURED, predict
 from ftlib.training.modes import moving_statistics
 from ftlib.training.parts import open_part
-from ftlib.training.phase_loop import PhaseLoop, Trained, build_model, place
+from ftlib.training.phase_loop import PhaseLoop
+from ftlib.training.phase_model import build_model, place
 from ftlib.training.plan import GroupPlan, Plan
 from ftlib.training.policy_loop import PolicyLoop
 from ftlib.training.rehearsal import enough_memory

@@ -47,14 +47,14 @@ def trials(ours: list[float], theirs: list[float]) -> list[Trial]:
 
 @pytest.mark.parametrize("row", read_rows().values(), ids=lambda row: row.name)
 def test_a_row_asks_what_its_recipes_measure(row: Row) -> None:
-    for arm in row.arms.values():
+    for name, arm in row.arms.items():
         if arm.recipe is None:
             continue
         for larger in ((), row.larger):
             recipe = load_recipe(ROOT / arm.recipe, [*arm.overrides, *larger])
-        for one in row.comparisons:
-            if not one.metric.startswith("checkpoint/"):
-                recipe.metric(one.metric)
+        for metric in row.metrics_of(name):
+            if not metric.startswith("checkpoint/"):
+                recipe.metric(metric)
         phases = {"chosen", "base", *(phase.name for phase in recipe.phases)}
         assert arm.candidate in phases or arm.candidate.startswith("alpha=")
     assert row.measure is None or callable(find(row.measure))

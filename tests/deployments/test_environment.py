@@ -12,6 +12,7 @@ from prefect.server.schemas.schedules import CronSchedule
 
 from deployments.deployment import STANDING, check_parameters, flow_at, wanted
 from deployments.environment import DeployedRecipe, Environment, Schedule, WorkPool, read_environment
+from ftlib.costs.prices import read_prices
 from ftlib.errors import RecipeError
 from ftlib.recipe.file import load_recipe
 
@@ -264,3 +265,13 @@ def test_a_schedule_follows_its_zones_clock_through_daylight_saving_time(zone: s
 
 
 SUMMERS_ENDS = (datetime(2031, 3, 1, tzinfo=UTC), datetime(2031, 9, 15, tzinfo=UTC))
+
+
+def test_prices_reach_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "env.yaml"
+    file.write_text("home: /srv\nprices: {currency: EUR, cpu_core_hour: 0.04, gpu_hour: {H100: 2.5}}\n")
+    environment = read_environment(file, {})
+    for deployment in wanted(environment):
+        monkeypatch.setenv("REGLAGE_PRICES", deployment.job_variables["env"]["REGLAGE_PRICES"])
+        assert read_prices() == environment.prices
+    assert refused(tmp_path, "home: /srv\nprices: {currency: EUR, cpu_hour: 1}")[0].startswith("2: prices.cpu_hour: ")

@@ -15,9 +15,10 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from flows import jobs
+from flows import jobs, models_beside
 from flows.command_line.main import main
-from flows.steps import Inputs, Outcome, inputs, pinned, steps
+from flows.run_values import Inputs, Outcome
+from flows.steps import inputs, pinned, steps
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.publish_check import adapter_version_difference
 from ftlib.kinds.published_processor import settle_processor
@@ -94,7 +95,7 @@ def test_a_training_goes_on_from_a_version_that_is_an_adapter(
     recipe, _, outcome, pulled = ran
     assert outcome.evidence is not None
     work = Workspace(tmp_path)
-    model = find_any(ModelRef(path=str(pulled)), jobs.bases(recipe, work))
+    model = find_any(ModelRef(path=str(pulled)), models_beside.bases(recipe, work))
     start = base(jobs.base_job(recipe, model, outcome.evidence.checkpoints[0].labels), work)
     check_forms(recipe, start.form)
     assert (start.form, start.base) == ("adapter", model.base)
@@ -279,7 +280,7 @@ def test_a_version_under_a_prompt_is_asked_and_trained_on(tmp_path: Path):
     ours = list(predict(pulled, TEXTS))
     np.testing.assert_allclose([[*one.model_dump()["probabilities"].values()] for one in ours], said, atol=1e-5)
     assert "A prompt of 4 places stands before every text" in (pulled / "README.md").read_text()
-    model = find_any(ModelRef(path=str(pulled)), jobs.bases(recipe, work))
+    model = find_any(ModelRef(path=str(pulled)), models_beside.bases(recipe, work))
     evidence = outcome.evidence
     assert evidence is not None
     start = base(jobs.base_job(recipe, model, evidence.checkpoints[0].labels), work)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flows.command_line.main import main
-from flows.jobs import beside_phase, reference_job
+from flows.companion_jobs import reference_job
+from flows.models_beside import beside_phase
 from flows.plan import make_plan
 from flows.steps import inputs, steps
 from ftlib.config import BatchKind, Config
@@ -121,6 +122,7 @@ def small(*_: object) -> Footprint:
     return Footprint(parameters=10, trained=1, computing=5, hidden=4)
 
 
+@pytest.mark.slow
 def test_a_version_names_every_frozen_model_that_had_a_part_in_it(recipe: Recipe, large: Path, work: Workspace) -> None:
     outcome = walk(steps(recipe, work, inputs(recipe, work)), lambda step: step.stage(step.job, work))
     assert outcome is not None

@@ -13,7 +13,7 @@ import pytest
 from flows.challenge import _check_labels as check_labels_kept
 from flows.champion import InPlace, unseen
 from flows.fresh_data import Listing, Seen, news
-from flows.steps import Data
+from flows.run_values import Data
 from ftlib.config import Split
 from ftlib.data.limits import Limits
 from ftlib.data.sources.feedback import Feedback

@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from flows.steps import Outcome, inputs, steps
+from flows.run_values import Outcome
+from flows.steps import inputs, steps
 from ftlib.errors import RecipeError
 from ftlib.models.folder import find_model
 from ftlib.progress import Progress, listen

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from flows.command_line.main import main
 from flows.plan import make_plan
-from flows.steps import Outcome, inputs, steps
+from flows.run_values import Outcome
+from flows.steps import inputs, steps
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.kinds.open_split import open_split

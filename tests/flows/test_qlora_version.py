@@ -11,8 +11,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
-from flows import jobs
-from flows.steps import Inputs, Outcome, pinned, steps
+from flows import jobs, models_beside
+from flows.run_values import Inputs, Outcome
+from flows.steps import pinned, steps
 from ftlib.errors import RecipeError
 from ftlib.models.adapter import find_any
 from ftlib.models.folder import find_model
@@ -96,7 +97,7 @@ def test_a_version_over_four_bits_is_asked_by_stock_libraries_and_trained_on(tmp
     np.testing.assert_allclose([[*one.model_dump()["probabilities"].values()] for one in ours], said, atol=1e-5)
 
     work = Workspace(tmp_path / "again")
-    model = find_any(ModelRef(path=str(pulled)), jobs.bases(recipe, work))
+    model = find_any(ModelRef(path=str(pulled)), models_beside.bases(recipe, work))
     assert model.base
     assert model.base.quantization == "nf4_double"
     start = base(jobs.base_job(recipe, model, outcome.evidence.checkpoints[0].labels), work)

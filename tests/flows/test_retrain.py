@@ -156,6 +156,7 @@ def test_what_a_version_has_learnt_is_to_be_unlearnt_though_no_snapshot_is_left(
     assert to_unlearn(recipe, work, champion, model.registry) == rows
 
 
+@pytest.mark.slow
 def test_too_few_rows_wait_until_there_are_enough(kept: Model):
     kept.arrive("tuesday.jsonl", 30, seed=11)
     state, few = kept.retrain()
@@ -170,6 +171,7 @@ def test_too_few_rows_wait_until_there_are_enough(kept: Model):
     assert enough.worth.go
 
 
+@pytest.mark.slow
 def test_files_that_were_only_touched_are_no_news_and_are_read_once(kept: Model):
     os.utime(kept.rows / "monday.jsonl", (1, 1))  # as after a restore from a backup
     state, _ = kept.retrain("retrain.max_age_days=0.000001")
@@ -207,6 +209,7 @@ def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
     assert case.index("](http://pages/artifacts/artifact/7)") < case.index("## Challenger against champion")
 
 
+@pytest.mark.slow
 def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
     state, found = kept.retrain("retrain.promote=better", "retrain.margin=0")
@@ -217,6 +220,7 @@ def test_a_challenger_that_is_not_better_is_published_and_not_promoted(kept: Mod
     assert state.name == "Skipped"  # decided once: the same rows are not trained on every night
 
 
+@pytest.mark.slow
 def test_a_gate_refuses_before_anything_is_published(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
     state, found = kept.retrain("select.gates=[{metric: home/accuracy, at_least: 1.0}]")
@@ -226,6 +230,7 @@ def test_a_gate_refuses_before_anything_is_published(kept: Model):
     assert kept.champion() == 1
 
 
+@pytest.mark.slow
 def test_from_the_champion_on_with_its_head_kept(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
     _, found = kept.retrain("retrain.start=champion")
@@ -237,6 +242,7 @@ def test_from_the_champion_on_with_its_head_kept(kept: Model):
     assert found.evidence.checkpoints[0].weights == first.lineage["weights"]["published"]
 
 
+@pytest.mark.slow
 def test_fresh_rows_with_a_replay_of_old_ones(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
     _, found = kept.retrain("retrain.rows={kind: replay, share: 0.5}", "retrain.margin=1")
@@ -250,6 +256,7 @@ def test_fresh_rows_with_a_replay_of_old_ones(kept: Model):
     assert found.what == "promoted"  # measured on all held-out rows, old and new
 
 
+@pytest.mark.slow
 def test_labels_that_appear_are_an_error_unless_allowed(kept: Model):
     rows = [{**row, "label": "unheard-of"} for row in tiny_rows(60, seed=5)]
     write_jsonl(kept.rows / "odd.jsonl", rows)
@@ -262,6 +269,7 @@ def test_labels_that_appear_are_an_error_unless_allowed(kept: Model):
     assert found.differences == ()
 
 
+@pytest.mark.slow
 def test_an_edited_file_gives_its_rows_anew_and_a_lost_share_of_files_fails(kept: Model):
     kept.arrive("monday.jsonl", 110, seed=4)
     _, found = kept.retrain()
@@ -287,6 +295,7 @@ def waiting(kept: Model) -> Callable[..., tuple[Recipe, Challenge]]:
     return wait
 
 
+@pytest.mark.slow
 def test_a_promotion_that_lost_the_race_is_judged_against_the_new_champion(
     kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
 ):
@@ -304,8 +313,14 @@ def test_a_promotion_that_lost_the_race_is_judged_against_the_new_champion(
     ("answer", "what", "said"),
     [
         (Approval(decision="promote", who="Ada", why="looks right"), "promoted", "loss of at most 1"),
-        (Approval(decision="reject", who="Ada", why="wait for May"), "not_promoted", "Ada said no: wait for May"),
-        (None, "not_promoted", "a person has to agree: reglage registry promote tiny-router@2"),
+        pytest.param(
+            *(Approval(decision="reject", who="Ada", why="wait for May"), "not_promoted", "Ada said no: wait for May"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(None, "not_promoted", "a person has to agree: reglage registry promote tiny-router@2"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_person_decides_where_the_recipe_asks_for_it(
@@ -350,6 +365,7 @@ def test_nobody_rejects_in_nobody_s_name(answer: dict[str, str]):
     assert {*Approval.model_json_schema()["required"]} == {"decision", "who"}  # what Prefect's server checks
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_files_it_saw(kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]):
     recipe, found = waiting()
     kept.arrive("wednesday.jsonl", 90, seed=2)  # while a person thinks
@@ -361,6 +377,7 @@ def test_a_resumed_run_goes_on_with_the_files_it_saw(kept: Model, waiting: Calla
     assert json.loads((kept.work / "listings" / "this-run.json").read_text())["seen"]["home"]["changes"]["added"]
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_a_year_ahead_loses_no_row_and_blocks_nothing(model: Model, monkeypatch: pytest.MonkeyPatch):
     ahead, policy = time.time() + 366 * 86400, ["retrain.max_age_days=30", "retrain.margin=1"]
     with monkeypatch.context() as wrong:
@@ -383,6 +400,7 @@ def test_a_clock_that_was_a_year_ahead_loses_no_row_and_blocks_nothing(model: Mo
     assert "needed are 50" in state.message
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(
     kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
 ):
@@ -394,6 +412,7 @@ def test_a_run_that_is_killed_before_its_decision_leaves_its_files_new(
     assert not found.version.created
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_between_promotion_and_ledger_is_not_trained_again(
     kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
 ):
@@ -409,12 +428,13 @@ def test_a_run_that_is_killed_between_promotion_and_ledger_is_not_trained_again(
     ("policy", "deployed", "asks"), [("by_hand", True, True), ("by_hand", False, False), ("automatic", True, False)]
 )
 def test_a_run_waits_only_where_it_can_be_started_again(
-    kept: Model, monkeypatch: pytest.MonkeyPatch, policy: str, deployed: bool, asks: bool
+    model: Model, monkeypatch: pytest.MonkeyPatch, policy: str, deployed: bool, asks: bool
 ):
     monkeypatch.setattr("flows.approval.deployment", SimpleNamespace(id="a deployment" if deployed else None))
-    assert asks_a_person(kept.recipe(f"retrain.approval={policy}")) is asks
+    assert asks_a_person(model.recipe(f"retrain.approval={policy}")) is asks
 
 
+@pytest.mark.slow
 def test_what_an_earlier_release_published_and_considered_is_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from prefect import Task as PrefectTask
+from prefect._internal.engine import resolve_custom_task_run_name
 
 from flows.command_line.main import main
+from flows.search_trials import task_name
 from flows.searching import Searched, best_first, ingredients, soup_of
 from flows.steps import steps
 from flows.trial_process import trial_steps
@@ -93,6 +96,20 @@ def test_check_holds_a_recipes_space_against_it_as_search_does(tiny_recipe: Path
     assert done.exit_code == 2
     assert json.loads(done.stdout)["error"]["message"] == str(caught.value)
     assert CliRunner().invoke(main, ["check", str(tiny_recipe), "--set", words.replace("-1", "0.1")]).exit_code == 0
+
+
+def test_a_trial_of_a_group_of_fields_is_called_by_it() -> None:
+    words = 'trial 0 · tuning={"kind": "lora", "rank": 8}'
+    run = PrefectTask(lambda: None, task_run_name=task_name(words))
+    assert resolve_custom_task_run_name(run, {}) == words
+    assert resolve_custom_task_run_name(run.with_options(task_run_name=task_name("{" * 200)), {}) == "{" * 100
+
+
+def test_a_soup_that_no_recipe_could_make_is_refused_before_the_first_trial(tiny_recipe: Path) -> None:
+    asked(tiny_recipe, f"{EPOCHS}=1..2", soup=2).check()
+    alone = "phases=[{name: tune, dataset: home, objective: {kind: classification}, tuning: {kind: full}}]"
+    with pytest.raises(RecipeError, match=r"search\.soup: interpolation: 'soup' starts from weights .* set soup to 1"):
+        asked(tiny_recipe, f"{EPOCHS}=1..2", overrides=(alone, "interpolation={kind: off}"), soup=2).check()
 
 
 def test_a_search_for_nothing_or_by_nothing_is_refused(tiny_recipe: Path) -> None:

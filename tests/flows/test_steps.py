@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import pytest
 import yaml
 
-from flows import jobs, plan
+from flows import candidate_steps, models_beside, plan
 from flows import steps as steps_module
-from flows.steps import Inputs, Outcome, pinned, steps
+from flows.run_values import Inputs, Outcome
+from flows.steps import pinned, steps
 from ftlib.artifacts import Artifact
 from ftlib.config import BatchKind, Config
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
@@ -215,7 +216,7 @@ def recipe(request: pytest.FixtureRequest, tiny: Path, monkeypatch: pytest.Monke
         digests = sorted(one.digest() for one in members)
         return tuple(Score(weights=digest, value=int(digest[:8], 16), error=0.1) for digest in digests)
 
-    monkeypatch.setattr(steps_module, "scores_so_far", scores)
+    monkeypatch.setattr(candidate_steps, "scores_so_far", scores)
     monkeypatch.setattr(runner, "RayWhenNeeded", NoRay)
     changes, change = RECIPES[request.param]
     path = tiny.with_name("changed.yaml")
@@ -224,7 +225,7 @@ def recipe(request: pytest.FixtureRequest, tiny: Path, monkeypatch: pytest.Monke
 
 
 def given(recipe: Recipe, work: Workspace) -> Inputs:
-    return Inputs(find_any(recipe.model), pinned(recipe, work), companions=jobs.found_companions(recipe, work))
+    return Inputs(find_any(recipe.model), pinned(recipe, work), companions=models_beside.found_companions(recipe, work))
 
 
 def run(recipe: Recipe, work: Workspace, inputs: Inputs) -> tuple[list[Asked], Outcome]:
@@ -337,7 +338,7 @@ def test_every_phase_starts_where_the_one_before_ended_and_sees_its_scores(recip
 
 
 def test_nobody_else_says_which_stage_comes_next() -> None:
-    """`measuring` yields the steps of a finished model, which is neither trained nor published."""
+    """`steps` and its two parts; `measuring` yields those of a finished model, neither trained nor published."""
     flows = Path(steps_module.__file__).parent
     yielding = {
         file.name
@@ -346,4 +347,4 @@ def test_nobody_else_says_which_stage_comes_next() -> None:
         if line.startswith("from ftlib.stages.step import")
         and "step" in line.split("import")[1].split(", ")[-1].split()
     }
-    assert yielding == {"steps.py", "measuring.py"}
+    assert yielding == {"steps.py", "phase_steps.py", "candidate_steps.py", "measuring.py"}

@@ -54,6 +54,7 @@ def is_training(work: Path) -> bool:
     return any(path.stat().st_size for path in (work / "stages" / "train").glob("*.work/curves.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_training_with_130_and_one_line(tiny_recipe: Path, tmp_path: Path, number: signal.Signals):
     process, mark = start(tiny_recipe, tmp_path, *LONG)
@@ -70,6 +71,7 @@ def test_a_signal_ends_a_training_with_130_and_one_line(tiny_recipe: Path, tmp_p
     assert [json.loads(record.read_text())["phase"] for record in records] == ["probe"]
 
 
+@pytest.mark.slow
 def test_killed_hard_it_leaves_no_process_and_a_run_that_can_be_started_again(tiny_recipe: Path, tmp_path: Path):
     process, mark = start(tiny_recipe, tmp_path, *LONG)
     wait_until(lambda: is_training(tmp_path))
@@ -107,3 +109,27 @@ def test_killed_hard_alone_nothing_outlives_it_by_seconds(tiny_recipe: Path, tmp
     process.wait()
     wait_until(lambda: not alive(mark), seconds=5)
     process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ctrl_c_ends_several_ray_workers_in_seconds_and_the_next_run_goes_on(tiny_recipe: Path, tmp_path: Path):
+    sharded = "compute={workers: 2, threads: 1, sharding: fsdp, checkpoint_seconds: 3600}"
+    more = ["--set", "phases.tune.optimizer.epochs=300", "--set", sharded]
+    process, mark = start(tiny_recipe, tmp_path, *more)
+    wait_until(lambda: is_training(tmp_path), seconds=300)
+    assert sum("RayTrainWorker" in one for one in alive(mark)) == 2
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    said = [line for line in errors.splitlines() if line.startswith("reglage:")]
+    assert said == ["reglage: stopped; run the same command again to go on from where it was"]
+    wait_until(lambda: not alive(mark), seconds=10)
+    again, _ = start(tiny_recipe, tmp_path, *more, "--json")
+    _, errors = again.communicate(timeout=600)
+    assert again.returncode == 0, errors
+    records = [json.loads(file.read_text()) for file in (tmp_path / "stages" / "train").glob("*/artifact.json")]
+    (tuned,) = [record for record in records if record["phase"] == "tune"]
+    assert tuned["facts"]["world_size"] == 2
+    assert tuned["facts"]["resumed_from_step"] > 0

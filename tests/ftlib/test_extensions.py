@@ -80,6 +80,7 @@ def with_acme(place: Path, *command: object) -> subprocess.CompletedProcess[str]
     return subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
 
 
+@pytest.mark.slow
 def test_a_package_brings_a_source_an_objective_a_metric_and_a_rule(recipe: Path, tmp_path: Path):
     done = with_acme(tmp_path, REPOSITORY / "tests/extension/pipeline.py", recipe, tmp_path / "work")
     assert done.returncode == 0, done.stderr

@@ -74,18 +74,15 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
-VARIATIONS = {
-    *("frozen_layers", "gradual_unfreezing", "kept_adapter", "layer_decay_early_stopping", "local_files", "lora"),
-    *("alpha_without_labels", "multi_label"),
-    *("feedback", "lines", "mixture", "mixup", "model_stock", "prompt", "regression"),
-    *("search", "soup", "sql", "text_pairs"),
-    *("diffusion_lora", "dpo"),
+AT_ONCE = {
+    *("quickstart", "fresh_data", "s3_registry", "distill"),
+    *("chat", "translation", "retrieval", "images", "detection", "reward", "grpo"),
 }
-"""Recipes whose way from rows to a version others go as well, but for what tests of its own hold; run by the slow
-tier."""
+"""Recipes that between them go every way from rows to a version, but for what tests of its own hold; the slow tier runs
+the others."""
 each_run = pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in VARIATIONS else []) for path in RECIPES],
+    [pytest.param(path, marks=[] if path.stem in AT_ONCE else [pytest.mark.slow]) for path in RECIPES],
     ids=lambda path: path.stem,
 )
 

@@ -15,7 +15,7 @@ from ftlib.data.chat_template import PROBE, ChatTemplate, Rendered
 from ftlib.data.cleaning import clean
 from ftlib.data.conversations import Message, messages_of, turns_in
 from ftlib.data.formats.base import Prompting
-from ftlib.data.formats.prompt_completion import completion_of, leading_tokens
+from ftlib.data.formats.prompt_completion import completion_of, leading_tokens, too_long_prompt
 from ftlib.data.formats.text import TextFormat, text_of, text_piece
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Value, Values
@@ -204,8 +204,7 @@ class AnswerFormat(TextFormat, ABC):
 
     def _encoded(self, example: Example, answered: Sequence[Answered], end: int | None) -> Encoded:
         if answered[0].first >= self.max_tokens:
-            said = f"its prompt has {answered[0].first} tokens, max_tokens: {self.max_tokens}"
-            return Encoded([], dropped=Dropped("prompt_too_long", said))
+            return Encoded([], dropped=too_long_prompt(answered[0].first, self.max_tokens))
         if (longest := max(len(one.ids) for one in answered)) > self.max_tokens:
             said = f"prompt and answer have {longest} tokens, max_tokens: {self.max_tokens}"
             return Encoded([], dropped=Dropped("answer_too_long", said))

@@ -65,6 +65,11 @@ class FormatBase(Config):
         return None
 
     @property
+    def asks_alone(self) -> bool:
+        """Say whether its rows are prompts alone, to which a model's own answers are drawn, written and graded."""
+        return False
+
+    @property
     def pairs(self) -> bool:
         """Say whether a row is two texts that are read together, and a question both."""
         return False

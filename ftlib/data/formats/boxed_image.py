@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,26 +11,22 @@ from pydantic import Field
 from typing_extensions import override
 
 from ftlib.config import BatchKind
-from ftlib.data.formats.base import FormatBase
+from ftlib.data.formats.image import ImageFormat, column_of, likeness
 from ftlib.data.formats.labeled_text import label_name
-from ftlib.data.images.cells import from_cell, is_cell
-from ftlib.data.images.decoding import decode
-from ftlib.data.images.likeness import Sight, measures, sight
-from ftlib.data.images.processing import crops, for_pixels, pixels_of, to_uint8
+from ftlib.data.images.likeness import measures
+from ftlib.data.images.processing import crops, for_pixels, to_uint8
 from ftlib.data.inputs import Inputs
 from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.row_targets import Boxes
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Value, Values, slice_values
 from ftlib.errors import RecipeError
 
-_ANY_SIZE = 1 << 40
-"""Pixels: ingestion has counted them, by the dataset's own limit."""
 _KEYS = {"label", "box", "crowd"}
 _OVER = 0.01
 """By which share of the image's side a box may reach over its edge: annotators round. It is cut there."""
 
 
-class BoxedImage(FormatBase):
+class BoxedImage(ImageFormat):
     """An image column and a column of boxes, for object detection.
 
     A cell of boxes is a list, or its JSON, of `{"label": "cat", "box": [left, top, width, height]}`; the empty list is
@@ -56,9 +51,7 @@ class BoxedImage(FormatBase):
     """Columns whose values split the evaluation report."""
 
     yields: ClassVar[BatchKind] = "boxed_images"
-    keeps_lines: ClassVar[bool] = False
     names_labels: ClassVar[bool] = True
-    shows_images: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -67,11 +60,9 @@ class BoxedImage(FormatBase):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return image and boxes of a row, or why it has none. Two images are copies if their files' bytes are one."""
-        image = values.get(self.image)
-        if image is None:
-            return Dropped("missing_image")
-        if not isinstance(image, str) or not is_cell(image):
-            return Dropped("image_not_ingested")
+        image = self.cell(values)
+        if isinstance(image, Dropped):
+            return image
         found = _listed(values.get(self.boxes))
         if isinstance(found, Dropped):
             return found
@@ -83,10 +74,9 @@ class BoxedImage(FormatBase):
         boxes = [one for one in read if not isinstance(one, Dropped)]
         if self.unit == "shares" and (outside := next(filter(_outside, (box for _, box, _ in boxes)), None)):
             return Dropped("box_outside", f"{outside}, of an image from 0 to 1")
-        copy = f"sha256:{hashlib.sha256(from_cell(image)).hexdigest()}"
         spelt = json.dumps([[box, crowd] for _, box, crowd in boxes])
         labels = tuple(label for label, _, _ in boxes)
-        return Example(copy, None, slice_values(values, self.slices), (image, spelt), labels)
+        return Example(likeness(image), None, slice_values(values, self.slices), (image, spelt), labels)
 
     def inputs(self, processor: Processor) -> Inputs:
         """Return one column of pixels, of the size and in the unit that the model's image processor says.
@@ -100,13 +90,7 @@ class BoxedImage(FormatBase):
                 "format boxed_image: the model's image processor crops, and boxes would be cut; set do_center_crop to "
                 "false in its preprocessor_config.json"
             )
-        column = pixels_of(sized)
-        if self.pixels is not None and column.shape != (3, self.pixels, self.pixels):
-            raise RecipeError(
-                f"pixels: {self.pixels}, but the model's image processor set to it gives {column.height} x "
-                f"{column.width}; leave pixels out"
-            )
-        return (column,)
+        return column_of(sized, self.pixels)
 
     def image_processor(self, processor: Processor) -> ImageProcessor:
         """Return the model's image processor, set to `pixels`; what a model that was trained so is published with."""
@@ -122,7 +106,7 @@ class BoxedImage(FormatBase):
 
     def _encoded(self, example: Example, resizing: ImageProcessor) -> Encoded:
         """Encode one image, with its boxes as shares of its sides."""
-        image, changes = decode(from_cell(example.parts[0]), self.background, _ANY_SIZE)
+        image, changes = self.decoded(example)
         width, height = image.size
         told: list[tuple[list[float], bool]] = json.loads(example.parts[1]) if len(example.parts) > 1 else []
         sides = (width, height) if self.unit == "pixels" else (1, 1)
@@ -139,14 +123,6 @@ class BoxedImage(FormatBase):
             height=height,
         )
         return Encoded([Piece({"pixel_values": pixels}, target)], changes=changes, measures=measures(image))
-
-    def measures(self, example: Example) -> Mapping[str, int]:
-        """Return size, brightness and colour of an image, in steps: what is watched for drift."""
-        return measures(decode(from_cell(example.parts[0]), self.background, _ANY_SIZE).image)
-
-    def sight(self, example: Example) -> Sight:
-        """Return what an image looks like, by which near copies are found."""
-        return sight(decode(from_cell(example.parts[0]), self.background, _ANY_SIZE).image)
 
     @override
     def snippet_words(self) -> Mapping[str, str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field
@@ -11,20 +10,15 @@ from typing_extensions import override
 
 from ftlib.config import BatchKind
 from ftlib.data.cleaning import clean
-from ftlib.data.formats.base import FormatBase
-from ftlib.data.images.cells import from_cell, is_cell
-from ftlib.data.images.decoding import decode
-from ftlib.data.images.likeness import Sight, measures, sight
+from ftlib.data.formats.image import ImageFormat, likeness
+from ftlib.data.images.likeness import measures
 from ftlib.data.images.processing import pixels_of, to_uint8
 from ftlib.data.inputs import INPUT_IDS, TEXT, Inputs
 from ftlib.data.processor import ImageProcessor, Processor
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values, slice_values
 
-_ANY_SIZE = 1 << 40
-"""Pixels: ingestion has counted them, by the dataset's own limit."""
 
-
-class CaptionedImage(FormatBase):
+class CaptionedImage(ImageFormat):
     """An image column and a caption column, for models that draw what a caption says.
 
     The source makes images of the column (`images` of `kind: files` and `huggingface`; `kind: image_folder` has them,
@@ -43,8 +37,6 @@ class CaptionedImage(FormatBase):
     """Columns whose values split the evaluation report."""
 
     yields: ClassVar[BatchKind] = "captioned_images"
-    keeps_lines: ClassVar[bool] = False
-    shows_images: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -53,19 +45,16 @@ class CaptionedImage(FormatBase):
 
     def example(self, values: Values) -> Example | Dropped:
         """Return image and caption of a row, or why it has none. Two images are copies if their files' bytes are."""
-        image, caption = values.get(self.image), values.get(self.caption)
-        if image is None:
-            return Dropped("missing_image")
-        if not isinstance(image, str) or not is_cell(image):
-            return Dropped("image_not_ingested")
+        image, caption = self.cell(values), values.get(self.caption)
+        if isinstance(image, Dropped):
+            return image
         if caption is None:
             return Dropped("missing_caption")
         if not isinstance(caption, str):
             return Dropped("caption_not_a_string")
         if not (caption := clean(caption, keep_lines=False)):
             return Dropped("empty_caption")
-        copy = f"sha256:{hashlib.sha256(from_cell(image)).hexdigest()}"
-        return Example(copy, None, slice_values(values, self.slices), (image, caption))
+        return Example(likeness(image), None, slice_values(values, self.slices), (image, caption))
 
     def inputs(self, processor: Processor) -> Inputs:
         """Return a column of tokens and one of pixels, of the size that the model draws."""
@@ -80,19 +69,10 @@ class CaptionedImage(FormatBase):
         return [self._encoded(example, processor) for example in examples]  # one image in memory at a time
 
     def _encoded(self, example: Example, processor: Processor) -> Encoded:
-        cell, caption = example.parts
-        image, changes = decode(from_cell(cell), self.background, _ANY_SIZE)
+        image, changes = self.decoded(example)
         (pixels,) = to_uint8(processor.image_processor, [image])
-        ids, cut = caption_ids(processor, caption)
+        ids, cut = caption_ids(processor, example.parts[1])
         return Encoded([Piece({INPUT_IDS: ids, "pixel_values": pixels})], cut, changes, measures(image))
-
-    @override
-    def measures(self, example: Example) -> Mapping[str, int]:
-        return measures(decode(from_cell(example.parts[0]), self.background, _ANY_SIZE).image)
-
-    @override
-    def sight(self, example: Example) -> Sight:
-        return sight(decode(from_cell(example.parts[0]), self.background, _ANY_SIZE).image)
 
 
 def caption_ids(processor: Processor, caption: str) -> tuple[list[int], bool]:

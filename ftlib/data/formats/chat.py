@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
@@ -12,7 +13,18 @@ from typing_extensions import override
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.chat_template import PROBE, ChatTemplate, Rendered
 from ftlib.data.cleaning import clean
-from ftlib.data.conversations import ROLES, Message, Role, conversation, ordered, tools_in, transcript
+from ftlib.data.conversations import (
+    ROLES,
+    Message,
+    Role,
+    conversation,
+    ordered,
+    tools_in,
+    transcript,
+    up_to_answer,
+    up_to_question,
+)
+from ftlib.data.formats.prompt_completion import too_long_prompt
 from ftlib.data.formats.text import TextFormat, text_piece
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Turns
@@ -34,15 +46,16 @@ class Chat(TextFormat):
     input: str | None = None
     """The column of what the user asks about; it stands an empty line below the instruction."""
     output: str | None = None
-    """The column of what the assistant answers."""
+    """The column of what the assistant answers; unset only where nothing is learnt."""
     system: str | None = None
     """The column of what stands before all turns."""
     tools: str | None = None
     """The column of the tools that the assistant may call: JSON schemas, a list for each row."""
     roles: dict[str, Role] = {}
     """What roles are called in the rows, beside system, developer, user, human, assistant, gpt, tool and function."""
-    learn: Literal["all", "last"] = "all"
-    """Whether all of the assistant's turns are learnt, or the last alone."""
+    learn: Literal["all", "last", "nothing"] = "all"
+    """Whether all of the assistant's turns are learnt, or the last alone. nothing: rows are prompts alone, up to their
+    last turn of the user or a tool, for a policy that learns from its own answers."""
     template: str | None = None
     """The text of a chat template, or the name of one of the model's; unset: the model's own."""
     max_tokens: int = Field(default=1024, gt=3)
@@ -66,11 +79,18 @@ class Chat(TextFormat):
             raise ValueError(
                 f"messages is a list of turns, and {', '.join(given)} are columns of single ones; give one"
             )
-        if self.messages is None and not (self.instruction and self.output):
+        if self.messages is None and not (self.instruction and (self.output or self.asks_alone)):
             raise ValueError("give messages, the column of a list of turns, or instruction and output")
+        if self.asks_alone and self.output:
+            raise ValueError("learn: nothing reads prompts alone, got output; remove one of the two")
         if strange := sorted({*self.roles.values()} - {*ROLES}):
             raise ValueError(f"roles: {', '.join(strange)} are none; roles are {', '.join(ROLES)}")
         return self
+
+    @property
+    @override
+    def asks_alone(self) -> bool:
+        return self.learn == "nothing"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -90,19 +110,21 @@ class Chat(TextFormat):
         tools = tools_in(values.get(self.tools)) if self.tools else None
         if isinstance(tools, Dropped):
             return tools
-        return chat_example(messages, tools, slice_values(values, self.slices))
+        example = chat_example(messages, tools, slice_values(values, self.slices))
+        return replace(example, target="") if self.asks_alone else example
 
     def _messages(self, values: Values) -> list[Message] | Dropped:
         if self.messages is not None:
-            messages = conversation(
-                values.get(self.messages), {name.lower(): role for name, role in self.roles.items()}
-            )
+            roles: dict[str, Role] = {name.lower(): role for name, role in self.roles.items()}
+            part = up_to_question if self.asks_alone else up_to_answer
+            messages = conversation(values.get(self.messages), roles, part)
         else:
             asked = self._asked(values)
-            answer = _one_text(values, cast(str, self.output), "missing_completion")
+            answer = _one_text(values, self.output, "missing_completion") if self.output else ""
             if isinstance(asked, Dropped) or isinstance(answer, Dropped):
                 return asked if isinstance(asked, Dropped) else cast(Dropped, answer)
-            messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+            messages = [{"role": "user", "content": asked}]
+            messages += [{"role": "assistant", "content": answer}] if answer else []
         if isinstance(messages, Dropped) or self.system is None or not values.get(self.system):
             return messages
         system = _one_text(values, self.system, "missing_text")
@@ -125,6 +147,9 @@ class Chat(TextFormat):
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per chat, or why it is dropped; one without an answer is a prompt, and teaches nothing.
 
+        A user's prompt is read whole (target None), a row's ("") must leave room for an answer.
+
+
         Raises ModelError where there is no chat template.
         """
         template, split = self.chat_template(processor), self.special_tokens == "split"
@@ -141,6 +166,8 @@ class Chat(TextFormat):
             prompt = template.prompt(messages, tools, spelt=spelt)
             if isinstance(prompt, Dropped):
                 return Encoded([], dropped=prompt)
+            if example.target is not None and len(prompt) >= self.max_tokens:
+                return Encoded([], dropped=too_long_prompt(len(prompt), self.max_tokens))
             return Encoded([text_piece(prompt, Turns(places=[], answer="", end=end), 0)])
         ends = [turn + 1 for turn, message in enumerate(messages) if message["role"] == "assistant"]
         if self.too_long == "drop_row":

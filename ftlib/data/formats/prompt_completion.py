@@ -27,15 +27,16 @@ class PromptCompletion(TextFormat):
     kind: Literal["prompt_completion"] = "prompt_completion"
     prompt: str
     """The column that holds what is asked."""
-    completion: str
-    """The column that holds what the model is to answer."""
+    completion: str | None
+    """The column that holds what the model is to answer; null: rows are prompts alone, for a policy that learns from
+    its own answers, or for what is measured of answers without comparing them to a row's own."""
     prefix: str = ""
     """What stands before every prompt and names the task: `Translate to French: `."""
     separator: str = "\n"
     """Stands between the two."""
     max_tokens: int = Field(default=512, gt=3)
     """Of a longer row, the prompt loses its beginning, but for the prefix; the completion loses its end only if it
-    alone is too long."""
+    alone is too long. A longer prompt that stands alone is dropped."""
     special_tokens: SpecialTokens = "split"
     """Whether a text that spells one, `<|im_start|>` or `</s>`, is read as these characters, or as the token: `keep`,
     for texts that a chat template wrote."""
@@ -54,13 +55,19 @@ class PromptCompletion(TextFormat):
         return Prompting(column=self.prompt, separator=self.separator, reads=reads, prefix=self.prefix)
 
     @property
+    @override
+    def asks_alone(self) -> bool:
+        return self.completion is None
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
-        return (self.prompt, self.completion, *self.slices)
+        return (self.prompt, *filter(None, [self.completion]), *self.slices)
 
     def example(self, values: Values) -> Example | Dropped:
-        """Return a row's prompt, by which rows are the same, and completion, or why it has none."""
-        prompt, answer = text_of(values, self.prompt), completion_of(values, self.completion)
+        """Return a row's prompt, by which rows are the same, and its completion, or why it has none."""
+        prompt = text_of(values, self.prompt)
+        answer = completion_of(values, self.completion) if self.completion else ""
         if isinstance(prompt, Dropped):
             return prompt
         if isinstance(answer, Dropped):
@@ -74,7 +81,8 @@ class PromptCompletion(TextFormat):
     def encode(self, examples: Sequence[Example], processor: Processor) -> list[Encoded]:
         """Return one piece per row; its target is the completion's text, its supervised tokens are the last ones.
 
-        An example without a completion is a prompt, and teaches nothing.
+        An example without a completion is a prompt, and teaches nothing: a user's, which is read whole (target None),
+        or a row's ("").
         """
         tokenizer = processor.tokenizer
         first, end = leading_tokens(tokenizer), tokenizer.eos_token_id
@@ -86,9 +94,15 @@ class PromptCompletion(TextFormat):
         return [
             self._encoded(text, prefix, [first, prompt, answer if end is None else [*answer, end]])
             if text
-            else Encoded([text_piece([*first, *prompt], "", 0)])
-            for text, prompt, answer in zip(texts, prompts, answers, strict=True)
+            else self._asked(example, [*first, *prompt])
+            for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
         ]
+
+    def _asked(self, example: Example, ids: list[int]) -> Encoded:
+        """Return a prompt that stands alone."""
+        if example.target is not None and len(ids) >= self.max_tokens:
+            return Encoded([], dropped=too_long_prompt(len(ids), self.max_tokens))
+        return Encoded([text_piece(ids, "", 0)])
 
     def _plain_ids(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
         split = self.special_tokens == "split"
@@ -118,6 +132,11 @@ def completion_of(values: Values, column: str) -> str | Dropped:
         return Dropped("completion_not_a_string")
     answer = clean(completion, keep_lines=True)
     return answer if answer.strip() else Dropped("empty_completion")
+
+
+def too_long_prompt(tokens: int, max_tokens: int) -> Dropped:
+    """Return why a row's prompt is not asked."""
+    return Dropped("prompt_too_long", f"its prompt has {tokens} tokens, max_tokens: {max_tokens}")
 
 
 def leading_tokens(tokenizer: Tokenizer) -> list[int]:

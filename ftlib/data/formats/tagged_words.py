@@ -16,7 +16,8 @@ from ftlib.data.formats.text import TextFormat, text_piece
 from ftlib.data.identity import visible
 from ftlib.data.iob2 import is_tag, rewritten
 from ftlib.data.processor import Processor, Tokenizer
-from ftlib.data.rows import Dropped, DropReason, Encoded, Example, Piece, Value, Values, slice_values
+from ftlib.data.row_reasons import DropReason
+from ftlib.data.rows import Dropped, Encoded, Example, Piece, Value, Values, slice_values
 from ftlib.errors import ModelError
 
 Offsets = Sequence[tuple[int, int]]

@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ftlib.config import BatchKind, Config
 from ftlib.data.formats import Format, LabeledImage
+from ftlib.data.guess.annotated import guess_annotated
 from ftlib.data.guess.columns import Column, columns
 from ftlib.data.guess.formats import Proposal, proposals
+from ftlib.data.guess.record import Guess, written
 from ftlib.data.guess.sample import LEAST, Sample, sample
 from ftlib.data.guess.splits import propose_split
 from ftlib.data.rows import Dropped, Example, Value
@@ -31,28 +32,8 @@ _LOOKED = 5_000
 _SIZED = 40
 
 
-class Guess(Config):
-    """What a dataset of a recipe says, each part as YAML has it, with what speaks for it."""
-
-    kind: BatchKind
-    source: dict[str, Any]
-    format: dict[str, Any]
-    split: dict[str, Any]
-    looked: str
-    """How much was looked at, behind the words *looked at*."""
-    why_format: tuple[str, ...]
-    why_split: tuple[str, ...]
-    held_out: dict[str, Any] = {}
-    """The source of files that are called test, dev or validation beside others that are not: measured, never trained
-    on."""
-    links: dict[str, str] = {}
-    """Files by what links to them below rows/ are to be called, where no path of a source names just them."""
-    foreign: bool = False
-    """Whether many of its letters are none of English."""
-
-
 def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
-    """Guess what files hold: jsonl, csv and parquet, files or folders of them, or one folder of images.
+    """Guess what files hold: jsonl, csv and parquet, files or folders of them, one folder of images, or one COCO file.
 
     Paths are written from the project's folder where they lie in it, else in full. Where several files are no folder
     and have no pattern of their own, the source is `rows/<name>`, with links. Raises DataError for files that are not
@@ -63,6 +44,8 @@ def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
             raise DataError(
                 f"{path}: init reads files of this machine; copy one here, and change the source's path then"
             )
+    if len(given) == 1 and given[0].suffix == ".json" and given[0].is_file():
+        return guess_annotated(given[0].expanduser(), project)
     if len(given) == 1 and given[0].is_dir() and not _has_rows(given[0]):
         return _images(given[0], project)
     files = list(dict.fromkeys(file for path in given for file in _files(path)))
@@ -139,7 +122,7 @@ def _source(
     """Return the source that reads just these files, and the links that it needs."""
     if len(given) == 1:
         folder = "/" if given[0].is_dir() else ""
-        return {"kind": "files", "path": _written(given[0], project) + folder}, {}
+        return {"kind": "files", "path": written(given[0], project) + folder}, {}
     common = Path(os.path.commonpath([file.parent.absolute() for file in files]))
     suffixes = {file.suffix for file in files}
     first, last = min(file.name for file in files), max(file.name for file in files)
@@ -150,19 +133,14 @@ def _source(
             Path(file.uri) for file in listing.files if listing.what != "folder" or Files(path="").is_read(file.uri)
         }
         if found == {file.absolute() for file in files}:
-            return {"kind": "files", "path": _written(pattern, project) + ("/" if pattern is common else "")}, {}
+            return {"kind": "files", "path": written(pattern, project) + ("/" if pattern is common else "")}, {}
     links = {f"{name}/{i:03d}-{file.name}": str(file.absolute()) for i, file in enumerate(files)}
     return {"kind": "files", "path": f"rows/{name}/"}, links
 
 
-def _written(path: Path, project: Path) -> str:
-    whole, home = path.expanduser().absolute(), project.absolute()
-    return whole.relative_to(home).as_posix() if whole.is_relative_to(home) else str(whole)
-
-
 def _images(folder: Path, project: Path) -> Guess:
     """Guess a folder of images: which folder names the label, and how large they are read."""
-    path = f"{_written(folder, project)}/"
+    path = f"{written(folder, project)}/"
     files = list(islice(ImageFolder(path=str(folder)).list(), _LOOKED))
     parts = [Path(file.uri).relative_to(folder.expanduser().absolute()).parent.parts for file in files]
     level, labels = _label_level(parts)

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from ftlib.data.images.columns import with_images
 from ftlib.data.listed import FileVersion, ListedFile
-from ftlib.data.rows import BadReason, BadRow, Row, Value
+from ftlib.data.row_reasons import BadReason
+from ftlib.data.rows import BadRow, Row, Value
 from ftlib.data.sources.images_beside import ImagesBeside, list_images
 from ftlib.data.sources.stored_files import StoredFiles, read_whole
 from ftlib.errors import DataError, first_line
@@ -63,7 +64,7 @@ class Coco(StoredFiles):
         rows = sorted((file for file in files if self.is_read(file.uri)), key=lambda file: file.sha256)
         images = ImagesBeside(self.place(), self.images_in, files, rows, row_bytes)
         for file in rows:
-            for row in _Joined(file.uri, _decoded(read_whole(self.bucket(), file), file.uri)).rows(row_bytes):
+            for row in _Joined(file.uri, decoded(read_whole(self.bucket(), file), file.uri)).rows(row_bytes):
                 yield with_images(row, ("image",), images.read)
 
 
@@ -87,15 +88,18 @@ class _Category(msgspec.Struct):
     name: str
 
 
-class _File(msgspec.Struct):
+class Annotated(msgspec.Struct):
+    """What is read of a file."""
+
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
 
 
-def _decoded(data: bytes, uri: str) -> _File:
+def decoded(data: bytes, uri: str) -> Annotated:
+    """Return what a file says. Raises DataError for what is no COCO JSON."""
     try:
-        return msgspec.json.decode(data, type=_File)
+        return msgspec.json.decode(data, type=Annotated)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{uri} is no COCO JSON: {first_line(error)}; {_SHAPE}") from None
 
@@ -103,7 +107,7 @@ def _decoded(data: bytes, uri: str) -> _File:
 class _Joined:
     """A file's annotations by image."""
 
-    def __init__(self, uri: str, told: _File) -> None:
+    def __init__(self, uri: str, told: Annotated) -> None:
         self._uri, self._images = uri, told.images
         self._names = _names(told.categories, uri)
         self._of_image: Mapping[Any, list[tuple[int, _Annotation]]] = defaultdict(list)

@@ -18,8 +18,9 @@ from typing_extensions import override
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files import read_file
 from ftlib.data.row_keys import DELETED, is_tombstone, moment_of
+from ftlib.data.row_reasons import PassReason, reasons
 from ftlib.data.row_versions import RowVersions
-from ftlib.data.rows import BadRow, Passed, PassReason, Row, Value, blame, need_column, reasons
+from ftlib.data.rows import BadRow, Passed, Row, Value, blame, need_column
 from ftlib.data.sources.files import read_object
 from ftlib.data.sources.stored_files import StoredFiles
 from ftlib.errors import DataError

@@ -41,6 +41,11 @@ class MetricBase(Config, ABC):
         return str(type(self).model_fields["kind"].default)
 
     @property
+    def reads_own(self) -> bool:
+        """Say whether it reads the rows' own answers or labels, which prompts alone have not."""
+        return True
+
+    @property
     def least_samples(self) -> int:
         """Return how many answers a model must draw for each prompt; 0 for a metric that reads none of those."""
         return 0

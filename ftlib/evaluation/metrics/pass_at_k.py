@@ -59,6 +59,11 @@ class PassAtK(MeanOverRows):
     def least_samples(self) -> int:
         return self.k
 
+    @property
+    @override
+    def reads_own(self) -> bool:
+        return self.checker.reads_own
+
     @override
     def misfits(self) -> Sequence[str]:
         return self.checker.misfits()

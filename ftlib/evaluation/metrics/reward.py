@@ -55,6 +55,11 @@ class MeanReward(MeanOverRows):
     def name(self) -> str:
         return "reward" if self.called is None else f"reward:{self.called}"
 
+    @property
+    @override
+    def reads_own(self) -> bool:
+        return self.reward.reads_own
+
     def per_row(self, outcomes: CompletionOutcomes) -> Float[np.ndarray, " rows"]:
         """Return what each row's answer is worth.
 

@@ -71,6 +71,13 @@ class BoxTargets(Targets):
             place[: len(boxes)] = boxes
         return torch.from_numpy(filled)
 
+    @override
+    def mirrored(self, targets: Tensor, which: Sequence[bool]) -> Tensor:
+        there = torch.tensor(which)[:, None] & (targets[..., 0] != NO_BOX)
+        other = targets.clone()
+        other[..., 1] = torch.where(there, 1 - targets[..., 1], targets[..., 1])
+        return other
+
     def _learnt(self, row: Boxes) -> np.ndarray:
         boxes = np.array(row["boxes"], np.float64).reshape(-1, 4)
         boxes[:, :2] += boxes[:, 2:] / 2

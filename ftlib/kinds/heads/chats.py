@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from typing_extensions import override
 
-from ftlib.data.inputs import INPUT_IDS
+from ftlib.data.inputs import ATTENTION_MASK, INPUT_IDS
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.completions import CompletionAnswers, CompletionHead, References
@@ -47,6 +47,10 @@ class TurnTargets(References):
             marks[first:end] = True
         return marks
 
+    def prompt_end(self, row: int, length: int) -> int:
+        """Return where a row's last answer begins: behind its `length` where it is a prompt alone."""
+        return self.places[row][-2] if self.places[row] else length
+
     @override
     def tensor(
         self, rows: Sequence[int] | Int[np.ndarray, " rows"], lengths: Int[np.ndarray, " rows"]
@@ -71,8 +75,9 @@ class ChatAnswers(CompletionAnswers):
 
     @override
     def prompts(self, batch: Batch, rows: Int[np.ndarray, " rows"]) -> list[Tensor]:
-        ids = batch.inputs[INPUT_IDS]
-        return [own[: self._turns.places[int(row)][-2]] for own, row in zip(ids, rows, strict=True)]
+        ids, lengths = batch.inputs[INPUT_IDS], batch.inputs[ATTENTION_MASK].sum(dim=1).tolist()
+        turns = zip(ids, rows.tolist(), lengths, strict=True)
+        return [own[: self._turns.prompt_end(row, length)] for own, row, length in turns]
 
     @override
     def learnt(self, row: int) -> Int[np.ndarray, " tokens"]:

@@ -38,9 +38,9 @@ class Outcomes(ABC):
     """Whether a model gives its answers as a distribution that one can be drawn from, as Fisher information needs."""
 
     has_places: ClassVar[bool] = False
+    """Whether targets are places in an image, which would have to move with its pixels."""
     families: ClassVar[tuple[str, ...]] = ()
     """The `model_type` of configs that alone are taught and asked so; none: any that transformers has a class for."""
-    """Whether targets are places in an image, which would have to move with its pixels."""
 
     row_ids: tuple[str, ...]
     nll: Float[np.ndarray, " rows"]

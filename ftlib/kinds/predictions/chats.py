@@ -8,7 +8,8 @@ from typing_extensions import override
 
 from ftlib.data.conversations import Message, turns_in
 from ftlib.data.formats.chat import chat_example
-from ftlib.data.rows import REMEDIES, Dropped, Example
+from ftlib.data.row_reasons import REMEDIES
+from ftlib.data.rows import Dropped, Example
 from ftlib.errors import DataError
 from ftlib.kinds.predictions.base import Asked, Predictor
 from ftlib.kinds.predictions.text import WrittenText

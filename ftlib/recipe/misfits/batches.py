@@ -8,6 +8,7 @@ from ftlib.data.dataset import Dataset
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.misfits.preferences import reference_misfits
 from ftlib.training.objectives import Objective
+from ftlib.training.objectives.policy import PolicyObjective
 from ftlib.training.phase import Phase
 
 
@@ -17,6 +18,7 @@ def batch_misfits(where: str, phase: Phase, datasets: Mapping[str, Dataset]) -> 
     yield from _asked_first_misfits(where, phase, objectives)
     yield from _watching_misfits(where, phase, objectives)
     yield from reference_misfits(where, phase, objectives)
+    yield from _prompt_misfits(where, phase, datasets)
     budget = phase.optimizer.batch_tokens
     for name in phase.parts if budget is not None else ():
         kind = KINDS[datasets[name].format.yields]
@@ -31,6 +33,24 @@ def objectives_of(phase: Phase, datasets: Mapping[str, Dataset]) -> tuple[Object
     """Return what is minimised on the rows of some task of a phase, each kind of it once."""
     tasks = {datasets[name].task for name in phase.parts}
     return tuple({one.kind: one for one in map(phase.objective_of, sorted(tasks, key=str))}.values())
+
+
+def _prompt_misfits(where: str, phase: Phase, datasets: Mapping[str, Dataset]) -> Iterator[str]:
+    """Say which rows are prompts alone, where answers are learnt that nobody draws or writes."""
+    if phase.answers or phase.principles:
+        return
+    for name in phase.parts:
+        objective, format = phase.objective_of(datasets[name].task), datasets[name].format
+        if format.asks_alone and not getattr(objective, "writes", False):
+            yield (
+                f"{where}: {objective.kind!r} learns answers, but the rows of {name!r} are prompts alone; give its "
+                "format the answers, or use grpo or rloo, which learn from the model's own"
+            )
+        elif format.asks_alone and isinstance(objective, PolicyObjective) and objective.reward.reads_own:
+            yield (
+                f"{where}.objective.reward: exact_match compares with a row's own answer, but the rows of {name!r} are "
+                "prompts alone; use another reward, or give its format the answers"
+            )
 
 
 def _asked_first_misfits(where: str, phase: Phase, objectives: Iterable[Objective]) -> Iterator[str]:

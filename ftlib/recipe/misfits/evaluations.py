@@ -47,6 +47,11 @@ def _reading_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) ->
                 f"{where}: {metric.kind!r} needs {' or '.join(map(repr, sorted(metric.reads)))} batches, but dataset "
                 f"{evaluation.dataset!r} has format {dataset.format.kind!r}, which yields {yields!r}"
             )
+        elif metric.reads_own and dataset.format.asks_alone:
+            yield (
+                f"{where}: {metric.name!r} reads the rows' own answers, but those of dataset {evaluation.dataset!r} "
+                "are prompts alone; give reward, or rows with answers"
+            )
         elif metric.reads_writing and not evaluation.max_new_tokens:
             yield f"{where}: {metric.kind!r} reads what the model writes; give max_new_tokens, for example 64"
         elif metric.reads_reference and evaluation.reference is None:

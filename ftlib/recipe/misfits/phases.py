@@ -136,10 +136,10 @@ def _augmentation_misfits(recipe: RecipeParts, phase: Phase, where: str) -> Iter
                 f"{where}.augmentation: {phase.augmentation.kind!r} changes {changes}, but the rows of {name!r} are "
                 f"{kind.modality}; remove it"
             )
-        elif kind.has_places:
+        elif kind.has_places and not phase.augmentation.takes_boxes_along:
             yield (
                 f"{where}.augmentation: {phase.augmentation.kind!r} moves pixels, and the boxes of {name!r} would stay "
-                "where they are; remove it"
+                "where they are; say kind: mirror, whose boxes go along, or remove it"
             )
     if not phase.tuning.takes_steps:
         yield (

@@ -1,6 +1,10 @@
 """What is changed of a row each time it is trained on. Belongs to the train stage."""
 
-from ftlib.training.augmentation.images import ImageAugmentation
+from typing import Annotated
 
-Augmentation = ImageAugmentation
-"""A second member makes it a union that is told apart by `kind`, as tunings are; pydantic has no union of one."""
+from pydantic import Field
+
+from ftlib.training.augmentation.images import ImageAugmentation
+from ftlib.training.augmentation.mirrored_images import Mirror
+
+Augmentation = Annotated[ImageAugmentation | Mirror, Field(discriminator="kind")]

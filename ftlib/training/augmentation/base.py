@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, UInt8
 
-    from ftlib.kinds.split import Augment
+    from ftlib.kinds.augment import Augment
 
 _SALT = 0xA06
 """Keeps the seeds of augmentation apart from those of batches and steps."""
@@ -25,6 +25,8 @@ class AugmentationBase(Config, ABC):
     """The modality of the rows that it can change."""
     package: ClassVar[str | None] = None
     """The module that must be installed."""
+    takes_boxes_along: ClassVar[bool] = False
+    """Whether it moves pixels only as `mirrors` says, so that boxes can be moved with them."""
 
     def of(self, seed: int, epoch: int, part: int) -> Augment:
         """Return what changes the rows of one part in one pass over them: a pure function of these and of the row.
@@ -34,13 +36,17 @@ class AugmentationBase(Config, ABC):
         """
         import numpy as np
 
-        change = self.change()
+        from ftlib.kinds.augment import Augment
 
-        def augment(row: int, pixels: UInt8[np.ndarray, "3 height width"]) -> Float[np.ndarray, "3 height width"]:
-            drawn = np.random.SeedSequence([seed, epoch, part, row, _SALT]).generate_state(1, np.uint64)[0]
-            return change(pixels, int(drawn >> np.uint64(1)))
+        def drawn(row: int) -> int:
+            state = np.random.SeedSequence([seed, epoch, part, row, _SALT]).generate_state(1, np.uint64)[0]
+            return int(state >> np.uint64(1))
 
-        return augment
+        return Augment(self.change(), self.mirrors, drawn)
+
+    def mirrors(self, drawn: int) -> bool:
+        """Say whether boxes go to the other side with the pixels, by a seed."""
+        return False
 
     @abstractmethod
     def change(self) -> Callable[[UInt8[np.ndarray, "3 height width"], int], Float[np.ndarray, "3 height width"]]:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.answer_log_probs import answer_log_probs
-from ftlib.kinds.batch import Batch, LossSum
+from ftlib.kinds.batch import Batch, LossSum, mean_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -62,12 +62,19 @@ class DPO(Config):
         return None if self.loss_type == "ipo" else math.log(2)
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
-        """Return the sum over pairs, and their number."""
+        """Return the sum over pairs, their number, and in nats what the loss compares: rewards before `beta`."""
         said = answer_log_probs(model, batch)
         rewards = said.sums - batch.columns["reference"].double()
         if self.loss_type == "ipo" if self.length_normalised is None else self.length_normalised:
             rewards = rewards / said.tokens
-        return LossSum(self.of_pairs(rewards[:, 0] - rewards[:, 1]).sum().float(), len(batch))
+        margins = rewards[:, 0] - rewards[:, 1]
+        measured = {
+            "chosen_reward": mean_of(rewards[:, 0]),
+            "rejected_reward": mean_of(rewards[:, 1]),
+            "reward_margin": mean_of(margins),
+            "reward_accuracy": mean_of(margins > 0),
+        }
+        return LossSum(self.of_pairs(margins).sum().float(), len(batch), measured)
 
     def of_pairs(self, difference: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
         """Return each pair's loss, of the difference of its rewards."""

@@ -59,11 +59,12 @@ class GRPO(PolicyObjective):
         log_probs = self.log_probs(model, batch)[asked]
         rows = torch.arange(len(batch), device=asked.device)[:, None].expand(asked.shape)[asked]
         ratios = (log_probs - (log_probs.detach() if self.updates == 1 else before)).exp()
+        measured = self.clipped(ratios, advantages[rows])
         terms = -self.bounded(ratios, advantages[rows])
         if self.beta:
             behind = start - log_probs
             terms = terms + self.beta * (behind.exp() - behind - 1)
         if self.normaliser == "dapo":
-            return LossSum(terms.sum(), len(terms))
+            return LossSum(terms.sum(), len(terms), measured)
         lengths = batch.supervised[rows] if self.normaliser == "grpo" else self.max_new_tokens
-        return LossSum((terms / lengths).sum(), len(batch))
+        return LossSum((terms / lengths).sum(), len(batch), measured)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.answer_log_probs import answer_log_probs, each_other
-from ftlib.kinds.batch import Batch, LossSum
+from ftlib.kinds.batch import Batch, LossSum, mean_of
 from ftlib.training.objectives.prepared import Context, Prepared
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ class KTO(Config):
         rewards = answer_log_probs(model, each_other(batch, 0)).sums[:, 0] - batch.columns["reference"][:, 0].double()
         distance = (context.sums["rewards"] / context.sums["rows"]).clamp(min=0)
         wanted = batch.targets[::2].amax(dim=1) > 0
-        return LossSum(self.of_rows(rewards, distance, wanted).sum().float(), len(batch))
+        measured = {
+            "wanted_reward": mean_of(rewards, wanted),
+            "unwanted_reward": mean_of(rewards, ~wanted),
+            "z0": mean_of(distance.expand(len(batch))),
+        }
+        return LossSum(self.of_rows(rewards, distance, wanted).sum().float(), len(batch), measured)
 
     def of_rows(
         self, rewards: Float[Tensor, " rows"], distance: Float[Tensor, ""], wanted: Bool[Tensor, " rows"]

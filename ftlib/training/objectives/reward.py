@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
-from ftlib.kinds.batch import Batch, LossSum
+from ftlib.kinds.batch import Batch, LossSum, mean_of
 
 
 class BradleyTerry(Config):
@@ -36,4 +36,5 @@ class BradleyTerry(Config):
         each = -logsigmoid(chosen - rejected - self.margin_scale * batch.targets)
         if self.centring:
             each = each + self.centring * (chosen + rejected).square()
-        return LossSum(each.sum(), len(batch))
+        measured = {"pair_margin": mean_of(chosen - rejected), "pair_accuracy": mean_of(chosen > rejected)}
+        return LossSum(each.sum(), len(batch), measured)

@@ -46,4 +46,5 @@ class RLOO(PolicyObjective):
         else:
             asked = next_tokens(batch) >= 0
             old = log_probs.detach().new_zeros(log_probs.shape).masked_scatter(asked, before).sum(dim=1)
-        return LossSum(-self.bounded((rows - old).exp(), advantages).sum(), len(batch))
+        ratios = (rows - old).exp()
+        return LossSum(-self.bounded(ratios, advantages).sum(), len(batch), self.clipped(ratios, advantages))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.answer_log_probs import answer_log_probs
-from ftlib.kinds.batch import Batch, LossSum
+from ftlib.kinds.batch import Batch, LossSum, mean_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,7 +35,10 @@ class SimPO(Config):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the sum over pairs, and their number."""
-        return LossSum(self.of_pairs(answer_log_probs(model, batch).means).sum().float(), len(batch))
+        per_token = answer_log_probs(model, batch).means
+        margins = per_token[:, 0] - per_token[:, 1]
+        measured = {"margin_per_token": mean_of(margins), "preference_accuracy": mean_of(margins > 0)}
+        return LossSum(self.of_pairs(per_token).sum().float(), len(batch), measured)
 
     def of_pairs(self, per_token: Float[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:
         """Return each pair's loss, of the log-probabilities per token of its answers, chosen first."""

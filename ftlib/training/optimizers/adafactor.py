@@ -52,3 +52,7 @@ class Adafactor(OptimizerBase):
             return 4 * prod(shape)
         *batch, rows, columns = shape
         return 4 * prod(batch) * (rows + columns)
+
+    @override
+    def step_bytes(self, shape: Sequence[int]) -> int:
+        return 4 * prod(shape)  # what is to be taken away, before it is

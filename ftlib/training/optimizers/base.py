@@ -115,3 +115,7 @@ class OptimizerBase(Config, ABC):
     @abstractmethod
     def state_bytes(self, shape: Sequence[int], *, hidden: bool) -> int:
         """Return the bytes that it keeps for a trained parameter of this shape between steps."""
+
+    def step_bytes(self, shape: Sequence[int]) -> int:
+        """Return the bytes that its step makes of a parameter of this shape and drops again, parameter by parameter."""
+        return 0

@@ -51,3 +51,7 @@ class SGD(OptimizerBase):
     @override
     def state_bytes(self, shape: Sequence[int], *, hidden: bool) -> int:
         return 4 * prod(shape) if self.momentum else 0
+
+    @override
+    def step_bytes(self, shape: Sequence[int]) -> int:
+        return 4 * prod(shape) if self.weight_decay else 0  # a gradient with the decay in it

@@ -50,6 +50,11 @@ class RewardBase(Config, ABC):
         return ()
 
     @property
+    def reads_own(self) -> bool:
+        """Say whether it compares with a row's own answer, so that rows of prompts alone have nothing for it."""
+        return False
+
+    @property
     def seconds(self) -> float:
         """Return what one call may take, where it is `bounded`."""
         return math.inf

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from typing_extensions import override
+
 from ftlib.data.cleaning import clean
 from ftlib.errors import DataError
 from ftlib.kinds.answer_text import normalized
@@ -17,6 +19,11 @@ class ExactMatch(RewardBase):
     kind: Literal["exact_match"] = "exact_match"
     loosely: bool = False
     """Compare without case, ASCII punctuation and English articles, as SQuAD's script does."""
+
+    @property
+    @override
+    def reads_own(self) -> bool:
+        return True
 
     def grade(self, answered: Sequence[Answered], models: Mapping[str, RewardModel]) -> list[float]:
         """Return 1 or 0 for each. Raises DataError for a prompt without an answer of its own."""

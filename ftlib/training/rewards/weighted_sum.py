@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from ftlib.config import Config
 from ftlib.extensions import Open
@@ -39,6 +40,11 @@ class WeightedSum(RewardBase):
     def companions(self) -> tuple[str, ...]:
         """Return those of all parts."""
         return tuple(dict.fromkeys(name for part in self._rewards() for name in part.companions))
+
+    @property
+    @override
+    def reads_own(self) -> bool:
+        return any(part.reads_own for part in self._rewards())
 
     def misfits(self) -> Sequence[str]:
         """Return those of all parts."""

@@ -17,6 +17,7 @@ from ftlib.testing import (
     tiny_chat_tokenizer,
     tiny_chats,
     tiny_classifier,
+    tiny_comparisons,
     tiny_image_classifier,
     tiny_image_rows,
     tiny_pairs,
@@ -77,6 +78,13 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any], str, str]] = {
         "answer_span",
         "answer_f1",
     ),
+    "compared_texts": (
+        tiny_classifier,
+        tiny_comparisons,
+        {"chosen": "chosen", "rejected": "rejected", "margin": "margin", "max_tokens": 40},
+        "reward",
+        "pair_accuracy",
+    ),
     "masked_text": (tiny_classifier, tiny_rows, {"text": "text", "max_tokens": 40}, "masked_lm", "masked_accuracy"),
     "retrieval_pairs": (
         tiny_classifier,
@@ -114,7 +122,7 @@ def test_what_is_shown_spells_the_rows_and_what_they_are_taught(tmp_path: Path, 
     assert len(shown) == 4
     for row, said in enumerate(shown):
         assert said["row"] == str(split.row_ids[row])
-        spelt = "".join(part["text"] for part in said["parts"]).rpartition(" → ")[2]
+        spelt = "".join(part["text"] for part in said["parts"]).rpartition(" → ")[2].replace(" ≻ ", " ")
         assert spelt == tokenizer.decode(split.tokens(row))
         assert said["learnt"] == int(split.supervised[row])
         assert any(part["special"] for part in said["parts"])
@@ -131,6 +139,9 @@ def test_what_is_shown_spells_the_rows_and_what_they_are_taught(tmp_path: Path, 
             case "retrieval_pairs":
                 assert not learnt
                 assert sum(part["text"].count("[CLS]") for part in said["parts"]) == 2
+            case "compared_texts":
+                assert said["learns"].startswith("the first is better")
+                assert " ≻ " in [part["text"] for part in said["parts"]]
             case "labeled_text":
                 assert said["learns"] in ("billing", "bug", "sales")
                 assert not learnt

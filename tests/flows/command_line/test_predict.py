@@ -112,6 +112,7 @@ def test_tags_from_a_recipe_to_entities_in_lines(tmp_path: Path, published: Any)
     assert all(0 < found["probability"] <= 1 for found in said[2]["entities"])
 
 
+@pytest.mark.slow
 def test_questions_from_a_recipe_to_answers_to_lines(tmp_path: Path, published: Any) -> None:
     write_jsonl(tmp_path / "rows.jsonl", tiny_questions(240))
     record, folder = published(QUESTIONS)

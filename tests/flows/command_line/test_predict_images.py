@@ -102,6 +102,7 @@ def predict(version: Published, *words: str, lines: str = "") -> Result:
     return CliRunner().invoke(main, ["predict", "icons", "--registry", str(version.registry), *words], input=lines)
 
 
+@pytest.mark.slow
 def test_files_are_answered_as_stock_transformers_answers_them(icons: Published, tmp_path: Path) -> None:
     check_answers(icons, tmp_path)
 

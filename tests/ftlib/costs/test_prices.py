@@ -31,6 +31,13 @@ def test_what_costs_what():
     assert cost.line() == "1.65 EUR (CPU 0.40, GPU 1.25); 0.06 EUR a month to keep what it made"
 
 
+def test_requests_are_priced_by_the_thousand():
+    cost = Prices(currency="EUR", thousand_requests=0.005).of(Usage(requests=3000))
+    assert (cost.requests, cost.total) == pytest.approx((0.015, 0.015))
+    assert cost.line() == "0.015 EUR (CPU 0.00, GPU 0.00, requests 0.015)"
+    assert Prices(currency="EUR").of(Usage(requests=1)).unpriced == ("requests",)
+
+
 def test_what_has_no_price_is_named_and_counts_nothing():
     cost = Prices(currency="shells").of(Usage(core_hours=1, gpu_hours={UNNAMED: 1.0}, stored_bytes=1))
     assert cost.total == 0
@@ -67,4 +74,12 @@ def test_prices_may_be_absent_but_not_where_they_are_named(tmp_path: Path, monke
     assert read_prices() is None
     monkeypatch.setenv("REGLAGE_PRICES", str(tmp_path / "none.yaml"))
     with pytest.raises(RecipeError, match="cannot be read"):
+        read_prices()
+
+
+def test_the_variable_may_hold_the_prices_themselves(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("REGLAGE_PRICES", '{"currency": "EUR", "gpu_hour": {"H100": 2.5}}')
+    assert read_prices() == Prices(currency="EUR", gpu_hour={"H100": 2.5})
+    monkeypatch.setenv("REGLAGE_PRICES", '{"currency": 1}')
+    with pytest.raises(RecipeError, match="prices: REGLAGE_PRICES: currency: Input should be a valid string"):
         read_prices()

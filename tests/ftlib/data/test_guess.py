@@ -224,7 +224,35 @@ def test_folders_of_images(tmp_path: Path) -> None:
         guess([images(tmp_path / "c", [f"{i}.png" for i in range(20)])], "none", tmp_path)
 
 
+def annotated(file: Path, names: list[str]) -> Path:
+    """Write a COCO file of two boxes an image, but for the last, which has none."""
+    boxes = [{"image_id": i, "category_id": 1 + i % 2, "bbox": [1, 2, 3, 4]} for i in range(len(names) - 1)]
+    pictures = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"images": pictures, "annotations": boxes * 2, "categories": categories}))
+    return file
+
+
+def test_annotated_images(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(40)]
+    images(tmp_path / "photos", names)
+    found = guess([annotated(tmp_path / "labels" / "instances.json", names)], "pets", tmp_path)
+    assert found.source == {"kind": "coco", "path": "labels/instances.json", "images_in": "photos/"}
+    assert (found.format, found.looked) == ({"kind": "boxed_image"}, "40 images with 78 boxes")
+    assert any("1 image without any" in why for why in found.why_format)
+    (tmp_path / "pets.yaml").write_text(draft(found, "pets"))
+    assert load_recipe(tmp_path / "pets.yaml").datasets["pets"].format.yields == "boxed_images"
+    beside = guess([annotated(tmp_path / "photos" / "all.json", names)], "pets", tmp_path)
+    assert beside.source == {"kind": "coco", "path": "photos/all.json"}
+    with pytest.raises(DataError, match=r"its first image, gone\.png, lies neither beside it nor in a folder beside"):
+        guess([annotated(tmp_path / "labels" / "more.json", ["gone.png", *names])], "pets", tmp_path)
+    with pytest.raises(DataError, match="3 images, at least 12 are needed"):
+        guess([annotated(tmp_path / "few.json", names[:3])], "pets", tmp_path)
+
+
 BROKEN = {
+    "rows.json": (b'[{"text": "a"}]', "is no COCO JSON: .*needed are an object with the lists images"),
     "empty.jsonl": (b"", "no rows, at least 12"),
     "header.csv": (b"text,label\n", "no rows, at least 12"),
     "one.jsonl": (b'{"text": "a", "label": "b"}\n', "1 row, at least 12"),

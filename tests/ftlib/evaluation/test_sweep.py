@@ -23,9 +23,10 @@ from ftlib.evaluation.inference import infer_here
 from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.evaluation.sweep import Chain, Sweep
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import load_model, save_adapter
+from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.writing import save_adapter
 from ftlib.merging.candidate_weights import mix_into, write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.contents import Contents

@@ -89,10 +89,12 @@ def test_the_split_of_a_batch_changes_neither_loss_nor_gradient(pixels: torch.Te
 
 
 def test_more_boxes_than_queries_leave_some_unmatched() -> None:
-    logits, places = torch.zeros(2, 3), torch.tensor([[0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]])
-    boxes = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.5, 0.5, 0.1, 0.1], [0.2, 0.2, 0.1, 0.1]])
-    queries, matched = match(logits, places, torch.zeros(3, dtype=torch.int64), boxes)
-    assert dict(zip(queries.tolist(), matched.tolist(), strict=True)) == {0: 2, 1: 0}
+    near, far = [0.2, 0.2, 0.1, 0.1], [0.8, 0.8, 0.1, 0.1]
+    logits, places = torch.zeros(2, 2, 3), torch.tensor([[near, far], [far, near]])
+    boxes = torch.tensor([[far, [0.5, 0.5, 0.1, 0.1], near], [[0.0] * 4, near, [0.0] * 4]])
+    labels = torch.tensor([[0, 0, 0], [NO_BOX, 1, NO_BOX]])  # the second image has one box, between what fills up
+    pairs = zip(*(one.tolist() for one in match(logits, places, labels, boxes)), strict=True)
+    assert set(pairs) == {(0, 0, 2), (0, 1, 0), (1, 1, 1)}
 
 
 def test_a_detector_without_a_class_for_nothing_is_refused() -> None:

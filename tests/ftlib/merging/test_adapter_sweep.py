@@ -14,8 +14,9 @@ from torch import nn
 from ftlib.config import BatchKind
 from ftlib.evaluation import predictor
 from ftlib.evaluation.evaluation import Evaluation
-from ftlib.kinds.loading import load_model, save_model
+from ftlib.kinds.loading import load_model
 from ftlib.kinds.outcomes_file import read_outcomes
+from ftlib.kinds.writing import save_model
 from ftlib.merging.adapter_sweep import AdapterSweep, walks_by_scaling
 from ftlib.merging.adapters import unscaled
 from ftlib.merging.candidate_weights import mix_into

@@ -139,6 +139,7 @@ def test_three_workers_measure_what_one_process_does_bit_for_bit(
     assert not np.array_equal(probabilities[0].probabilities, probabilities[1].probabilities)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_workers_score_what_one_process_does_bit_for_bit(
     ends: tuple[Checkpoint, Checkpoint], ray_session: None, tmp_path: Path
@@ -176,6 +177,7 @@ def test_more_workers_than_batches_and_a_language_model(ray_session: None, tmp_p
     assert [cell.metrics for cell in cells[0]] == [cell.metrics for cell in cells[1]]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_worker_that_is_killed_is_asked_again(
     ends: tuple[Checkpoint, Checkpoint],
@@ -207,6 +209,7 @@ def test_a_worker_that_is_killed_is_asked_again(
     assert [cell.metrics for cell in found.measured] == [cell.metrics for cell in expected.measured]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_what_a_worker_refuses_is_refused_in_its_own_words(
     data: PreparedDataset, ray_session: None, tmp_path: Path

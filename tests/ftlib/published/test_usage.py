@@ -15,9 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.processor import Processor
 from ftlib.evaluation.forward_pass import predict_split
-from ftlib.kinds.loading import load_model, load_with_gaps, save_model
+from ftlib.kinds.loading import load_model, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes import CompletionOutcomes
+from ftlib.kinds.writing import save_model
 from ftlib.published.usage import usage
 from ftlib.recipe.recipe import Recipe
 from ftlib.testing import tiny_checkpoint, tiny_classifier, tiny_lm_tokenizer, tiny_prepared_as, tiny_prompts

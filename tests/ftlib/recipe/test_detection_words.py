@@ -31,5 +31,6 @@ def test_a_classifier_finds_no_boxes(tmp_path: Path) -> None:
 
 
 def test_an_augmentation_would_leave_boxes_behind() -> None:
-    with pytest.raises(RecipeError, match="the boxes of 'train' would stay where they are; remove it"):
-        load_recipe(RECIPE, ["phases.0.augmentation={kind: images, flip: true}"])
+    with pytest.raises(RecipeError, match="the boxes of 'train' would stay where they are; say kind: mirror"):
+        load_recipe(RECIPE, ["phases.0.augmentation={kind: images, flip: 1.0}"])
+    load_recipe(RECIPE, ["phases.0.augmentation={kind: mirror}"])

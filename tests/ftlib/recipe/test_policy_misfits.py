@@ -57,6 +57,19 @@ def test_what_does_not_fit_answers_that_are_drawn_is_named() -> None:
     written = refused(recipe(answers={"model": {"path": "m"}}))
     assert "phases[policy].answers: 'rloo' learns from answers that it draws itself" in written
     assert "compute.compile: 'rloo' of phase 'policy'" in refused({**recipe(), "compute": {"compile": True}})
+    alone = recipe()
+    alone["datasets"]["d"]["format"]["completion"] = None
+    assert "evaluations.e: 'perplexity' reads the rows' own answers" in refused(alone)
+    alone["evaluations"]["e"] |= {
+        "metrics": [{"kind": "reward", "reward": {"kind": "length", "most": 9}}],
+        "max_new_tokens": 8,
+    }
+    alone["select"]["by"] = "e/reward"
+    assert Recipe.model_validate(alone).datasets["d"].format.asks_alone
+    alone["phases"][0]["objective"]["reward"] = {"kind": "exact_match"}
+    assert "phases[policy].objective.reward: exact_match compares with a row's own answer" in refused(alone)
+    alone["phases"][0]["objective"] = {"kind": "completion"}
+    assert "phases[policy]: 'completion' learns answers, but the rows of 'd' are prompts alone" in refused(alone)
     curve = refused({**recipe(), "learning_curve": {}})
     assert "learning_curve: phase 'policy' learns by 'rloo' from answers that it draws" in curve
     lone = refused(recipe(objective={"kind": "grpo", "reward": {"kind": "length", "most": 9}, "group_size": 1}))

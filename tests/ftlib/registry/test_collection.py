@@ -280,6 +280,7 @@ class TestRefusals:
             Collector(ModelRegistry(NoDelete()), clock=days).collect(delete=True)
 
 
+@pytest.mark.slow
 def test_kill_at_every_call_then_collect_again(tmp_path: Path):
     for point in itertools.count():
         days, store = Days(), LocalStore(tmp_path / f"r{point}")

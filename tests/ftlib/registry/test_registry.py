@@ -350,9 +350,11 @@ class TestKills:
             "models/m/versions/00000001.json",
         ]
 
+    @pytest.mark.slow
     def test_a_kill_between_calls_of_the_store_loses_nothing(self, tmp_path: Path):
         assert self.kill_everywhere(lambda n: LocalStore(tmp_path / f"r{n}"), tmp_path, "between") >= 24
 
+    @pytest.mark.slow
     def test_a_kill_inside_a_call_of_a_folder_loses_nothing_and_leaves_no_temporary_file(self, tmp_path: Path):
         points = self.kill_everywhere(lambda n: LocalStore(tmp_path / f"r{n}"), tmp_path, "inside")
         assert points >= 20

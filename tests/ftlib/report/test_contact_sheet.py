@@ -14,7 +14,8 @@ from PIL import Image
 from ftlib.data.inputs import Pixels
 from ftlib.data.prepared import PreparedRow, write_split
 from ftlib.kinds.outcomes import LabelOutcomes
-from ftlib.report.contact_sheet import COLUMNS, contact_sheet, worst
+from ftlib.report.contact_sheet import COLUMNS, contact_sheet
+from ftlib.report.image_sheet import worst
 
 LABELS = ("apps", "a $label$ of <many> letters")
 COLUMN = Pixels(height=8, width=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

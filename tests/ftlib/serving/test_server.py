@@ -94,11 +94,11 @@ def promote(folder: Path, version: int, alias: str = "champion") -> None:
 
 
 def ask(served: Served, path: str, body: object = b"", method: str = "POST", token: str = "") -> Reply:
-    async def one(question: Any) -> Any:
-        return served.answer([question])[0]
+    async def all_of(questions: Any) -> Any:
+        return served.answer(questions)
 
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return asyncio.run(served.respond(method, path, token, data, one))
+    return asyncio.run(served.respond(method, path, token, data, all_of))
 
 
 def labels(served: Served, *texts: str, ids: list[str] | None = None) -> list[str]:

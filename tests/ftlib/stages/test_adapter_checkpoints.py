@@ -18,10 +18,11 @@ from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.inference import infer_here
 from ftlib.evaluation.predictor import PredictionPlan
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import load, load_model, merged, save_adapter
+from ftlib.kinds.loading import load, load_model, merged
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.outcomes.labels import LabelOutcomes
 from ftlib.kinds.outcomes_file import read_outcomes
+from ftlib.kinds.writing import save_adapter
 from ftlib.merging.candidate_weights import check_candidate, write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of

@@ -277,6 +277,7 @@ def test_one_row_is_too_few(ends: tuple[Checkpoint, ...], data: PreparedDataset,
         batch_norm(job(data, *line(ends, 0.5), rows=1), Workspace(tmp_path / "work"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_ray_worker_measures_the_same(ends: tuple[Checkpoint, ...], data: PreparedDataset, tmp_path: Path) -> None:
     from ftlib.on_ray.session import session

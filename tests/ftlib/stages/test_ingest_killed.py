@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ftlib.data.datasets import RawDataset
 from ftlib.data.limits import Limits
 from ftlib.data.sources.files import Files
@@ -43,6 +45,7 @@ print(json.dumps(codes))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_every_step_then_ingest_again(tmp_path: Path) -> None:
     rows = tmp_path / "rows"
     write_jsonl(rows / "1.jsonl", [{"id": i, "at": i, "text": f"t{i}"} for i in range(1500)])

@@ -26,8 +26,8 @@ from ftlib.errors import IntegrityError, StorageError
 from ftlib.evaluation.measured import Estimate, EvalReport, Measured, tables_in
 from ftlib.evaluation.selection import Selection
 from ftlib.fingerprint import file_digest
-from ftlib.kinds.loading import save_model
 from ftlib.kinds.open_split import open_split
+from ftlib.kinds.writing import save_model
 from ftlib.merging.candidates import Candidate, Candidates
 from ftlib.merging.files import Merged
 from ftlib.models.checkpoint import Checkpoint, FoundModel

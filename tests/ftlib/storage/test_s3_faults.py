@@ -405,3 +405,13 @@ def test_twins_behind_a_faulty_network_make_one_version(
     first = publish(store, folder)
     assert publish(clean, folder) == first
     assert ModelRegistry(clean).versions("m") == [first]
+
+
+def test_every_request_that_reaches_the_server_is_counted(store: S3Store, proxy: FaultProxy, folder: Path) -> None:
+    before = patience.requests_sent()
+    proxy.plan(reset_before, times=2)
+    data = (folder / "model.safetensors").read_bytes()
+    store.put_file(folder / "model.safetensors", "f", hashlib.sha256(data).hexdigest())
+    store.get_file("f", folder / "back", hashlib.sha256(data).hexdigest())
+    assert store.list("a") == []
+    assert patience.requests_sent() - before == len(proxy.calls) > 6

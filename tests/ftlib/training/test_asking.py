@@ -17,8 +17,9 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import ModelError, TrainingError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.collate import Collator
-from ftlib.kinds.loading import copy_beside, load_model
+from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
+from ftlib.kinds.writing import copy_beside
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint, tiny_prepared, tiny_rows

@@ -11,13 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
+from ftlib.data.formats.boxed_image import BoxedImage
 from ftlib.data.inputs import Pixels
 from ftlib.data.prepared import split_file
 from ftlib.errors import RecipeError
+from ftlib.kinds.box_loss import NO_BOX
 from ftlib.kinds.collate import Collator
+from ftlib.kinds.loading import load_processor
 from ftlib.kinds.open_split import open_split
+from ftlib.testing import tiny_boxed_cells, tiny_detector, tiny_prepared_as
 from ftlib.training import curves
 from ftlib.training.augmentation.images import ImageAugmentation
+from ftlib.training.augmentation.mirrored_images import Mirror
 from ftlib.training.batches import Order
 from tests.ftlib.training.image_kit import LABELS, PIXELS, image_data, image_phase, image_start, trained
 
@@ -123,3 +128,34 @@ def test_without_kornia_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_range_that_is_none_is_said(scale: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"shares of the area|less than or equal to 1"):
         ImageAugmentation(crop_scale=scale)
+
+
+def test_boxes_go_to_the_other_side_with_what_they_hold(tmp_path: Path) -> None:
+    processor = load_processor(tiny_detector(tmp_path / "detector"))
+    data = tiny_prepared_as(tmp_path / "boxed", BoxedImage(), {"train": tiny_boxed_cells(24)}, processor)
+    split = open_split(split_file(data.path, "train"), ("cat", "dog"))
+    plain = split.batch(range(len(split)), COLLATE)
+    mirror = Mirror().of(5, 0, 0)
+    changed = split.batch(range(len(split)), COLLATE, mirror)
+    assert plain.targets is not None
+    assert changed.targets is not None
+    which = [mirror.mirrors(row) for row in range(len(split))]
+    assert 0 < sum(which) < len(split)
+    for row, turned in enumerate(which):
+        images = [one.inputs["pixel_values"][row] for one in (plain, changed)]
+        assert torch.equal(images[1], images[0].flip(-1) if turned else images[0])
+        for before, after in zip(plain.targets[row], changed.targets[row], strict=True):
+            if before[0] == NO_BOX:
+                assert torch.equal(before, after)
+                continue
+            holds = [held(image, box) for image, box in zip(images, (before, after), strict=True)]
+            assert torch.equal(holds[1], holds[0].flip(-1) if turned else holds[0])
+            assert holds[1].numel()
+
+
+def held(image: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+    """Return the pixels in a target's box."""
+    middle, half = box[1:3], box[3:] / 2
+    sides = [(one * image.shape[-1]).round().int().tolist() for one in (middle - half, middle + half)]
+    (left, top), (right, low) = sides
+    return image[:, top:low, left:right]

@@ -28,7 +28,7 @@ from ftlib.progress import Progress, listen
 from ftlib.stages.fisher import FisherJob, fisher
 from ftlib.stages.train import train
 from ftlib.storage import S3Store
-from ftlib.training import bucket_checkpoints, curves, worker
+from ftlib.training import bucket_checkpoints, bucket_manifests, curves, worker
 from ftlib.training.bucket_checkpoints import BucketCheckpoints, step_saved
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
@@ -148,7 +148,8 @@ def test_a_part_on_this_disk_is_not_read_from_the_bucket(
 
 
 def test_only_the_ranges_that_are_needed_are_read(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket_checkpoints, "_CHUNK_BYTES", 64)
+    for module in (bucket_checkpoints, bucket_manifests):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 64)
     run, _ = again(place)
     wanted = trained(run, State(step=1), range(1))
     run.checkpoints.close()

@@ -78,6 +78,7 @@ def job_of(start: Checkpoint, data: PreparedDataset, tuning: dict[str, Any], **c
     )
 
 
+@pytest.mark.slow
 def test_a_version_draws_as_it_was_measured_and_so_does_its_adapter(tmp_path: Path) -> None:
     """At half of alpha: the merged pipeline and the folded adapter by stock diffusers, and neither at another alpha."""
     start, data = started(tmp_path), rows(tmp_path / "rows")

@@ -28,6 +28,7 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_recipe, tiny_rows
 from ftlib.training import curves
+from ftlib.training.attempt import Trained
 from ftlib.training.compute import Compute
 from ftlib.training.curves import Curves
 from ftlib.training.ema import Average, averaged
@@ -37,7 +38,6 @@ from ftlib.training.loop import Loop
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import EarlyStopping, Phase
-from ftlib.training.phase_loop import Trained
 from ftlib.training.plan import Part, Plan
 from ftlib.training.run_place import RunPlace
 from ftlib.training.tuning.frozen_layers import FrozenLayers

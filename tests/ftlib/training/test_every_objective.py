@@ -25,10 +25,11 @@ from ftlib.data.formats.boxed_image import BoxedImage
 from ftlib.data.prepared import add_scores, split_file
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.draws import Draw
-from ftlib.kinds.kind import KINDS, Kind
+from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import head_modules, load_model, load_processor, load_with_gaps
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.table.row import Kind
 from ftlib.models.folder import find_model
 from ftlib.models.pipelines import as_one_model
 from ftlib.models.reference import ModelRef

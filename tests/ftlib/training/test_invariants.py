@@ -15,13 +15,13 @@ from torch import nn
 from ftlib.errors import TrainingError
 from ftlib.kinds.loading import load_model
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.training.attempt import Trained
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase
-from ftlib.training.phase_loop import Trained
 from ftlib.training.plan import Part, Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _gradients, check_moved
@@ -45,7 +45,11 @@ def rank(number: int, folder: str, nudge: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nudge", "words"), [(0.0, "agree"), (1e-6, "after step 2 the parameters of ranks [1] differ")]
+    ("nudge", "words"),
+    [
+        pytest.param(0.0, "agree", marks=pytest.mark.slow),  # as every test of ranks
+        (1e-6, "after step 2 the parameters of ranks [1] differ"),
+    ],
 )
 def test_ranks_that_drift_apart_are_found(tmp_path: Path, nudge: float, words: str) -> None:
     mp.spawn(rank, (str(tmp_path), nudge), nprocs=2)

@@ -228,7 +228,9 @@ def test_cards_are_found_in_any_case_and_others_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["bert-66m full, 16 rows by 4", "bert-66m LoRA, 16 rows", "llama-66m LoRA, 8 rows"])
+@pytest.mark.parametrize(
+    "case", ["bert-66m full, 16 rows by 4", "bert-66m LoRA, 16 rows", "llama-66m LoRA, 8 rows", "full, sgd"]
+)
 def test_what_is_predicted_is_within_a_tenth_of_what_is_measured(case: str) -> None:
     from benchmarks.memory_table import alone
 

@@ -13,7 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from ftlib.data.formats.chat import Chat
+from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.prepared import split_file
+from ftlib.data.processor import Processor
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.loading import load
 from ftlib.kinds.open_split import open_split
@@ -21,7 +24,17 @@ from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_prompts
+from ftlib.testing import (
+    tiny_causal_lm,
+    tiny_chat_lm,
+    tiny_chat_tokenizer,
+    tiny_chats,
+    tiny_classifier,
+    tiny_lm_tokenizer,
+    tiny_prepared,
+    tiny_prepared_as,
+    tiny_prompts,
+)
 from ftlib.training import curves, rollouts
 from ftlib.training.compute import Compute
 from ftlib.training.memory import Sized, _writing, predict
@@ -84,6 +97,29 @@ def test_micro_batches_draw_and_learn_the_same(tmp_path: Path) -> None:
     cut = train(make_job(tmp_path, grpo, Full(), 1, micro_batch_size=5), Workspace(tmp_path / "cut"))
     for one, other in zip(measured(whole.path), measured(cut.path), strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["texts", "chats"])
+def test_prompts_alone_teach_what_the_prompts_of_answered_rows_teach(tmp_path: Path, layout: str) -> None:
+    if layout == "texts":
+        rows, tokenizer, quoted = tiny_prompts(20), tiny_lm_tokenizer(), "prompt"
+        formats: list[Any] = [PromptCompletion(prompt="prompt", completion=one) for one in ("completion", None)]
+    else:
+        turns = tiny_chats(20)
+        rows = [{"messages": row["messages"], "asked": str(row["messages"])} for row in turns]
+        tokenizer, quoted = tiny_chat_tokenizer(), "asked"
+        formats = [Chat(messages="messages", learn=learn) for learn in ("last", "nothing")]
+    weights = list[object]()
+    for number, format in enumerate(formats):
+        splits: Any = {"train": rows[:16], "validation": rows[16:]}
+        data = tiny_prepared_as(tmp_path / f"data{number}", format, splits, Processor.of(tokenizer), quoted=quoted)
+        make = tiny_causal_lm if layout == "texts" else tiny_chat_lm
+        model = find_model(ModelRef(path=str(make(tmp_path / f"tiny{number}"))))
+        start = base(BaseJob(model=model, kind=format.yields, labels=(), seed=1), Workspace(tmp_path))
+        job = make_job(tmp_path, epochs=1).model_copy(update={"data": data, "start": start})
+        weights.append(train(job, Workspace(tmp_path / f"work{number}")).weights)
+        assert data.splits["train"].supervised == 0 or number == 0
+    assert weights[0] == weights[1]
 
 
 class Killed(BaseException):

@@ -144,7 +144,9 @@ def test_a_later_update_of_grpo_is_the_papers_formula(normaliser: Any) -> None:
     with torch.no_grad():
         for parameter in now.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, dtype=parameter.dtype)
-    loss = sum(asking.loss(split, piece).total for piece in pieces) / count
+    said = [asking.loss(split, piece) for piece in pieces]
+    loss = sum(one.total for one in said) / count
+    assert 0 < float(said[0].measured["clipped"][0]) < float(said[0].measured["clipped"][1]) == sum(map(len, texts))
     expected = by_hand(objective, now, before, start, texts, worth)
     unclipped = by_hand(objective.model_copy(update={"clip": 0.999}), now, before, start, texts, worth)
     assert abs(float(expected.detach()) - float(unclipped.detach())) > 1e-3

@@ -22,6 +22,7 @@ from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_prepared, tiny_thumbs
 from ftlib.training.asking import Asking
+from ftlib.training.attempt import Sums
 from ftlib.training.first_loss import check_first_loss
 from ftlib.training.group import Group
 from ftlib.training.objectives.dpo import DPO
@@ -70,6 +71,16 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
+def beside(objective: Any, model: nn.Module, split: PreparedSplit, micro: int | None = None) -> dict[str, float]:
+    """Return what curves say beside the loss, of the same rows."""
+    group = Group(rank=0, world_size=1, device=torch.device("cpu"))
+    asking = Asking(objective, model, Collator.of(model), group, companions={}, micro_batch_size=micro)
+    sums = Sums(torch.zeros((), dtype=torch.float64))
+    for piece in asking.pieces(split, ROWS)[0]:
+        sums.add(asking.loss(split, piece), 1.0)
+    return {name: float(total / of) for name, (total, of) in sums.beside.items()}
+
+
 def asked(objective: Any, model: nn.Module, split: PreparedSplit, micro: int | None = None) -> float:
     group = Group(rank=0, world_size=1, device=torch.device("cpu"))
     asking = Asking(objective, model, Collator.of(model), group, companions={}, micro_batch_size=micro)
@@ -109,6 +120,18 @@ def test_losses_of_pairs_are_their_formulas(objective: Any, folder: Path) -> Non
     named = "normalised" if getattr(objective, "length_normalised", None) else named
     for micro in (None, 1):
         assert asked(objective, model, split, micro) == pytest.approx(expected[named]()[ROWS].mean(), rel=1e-6)
+        said = beside(objective, model, split, micro)
+        if isinstance(objective, DPO):
+            rewards = (sums - reference.astype(np.float32)) / (tokens if named in ("ipo", "normalised") else 1)
+            margins = (rewards[:, 0] - rewards[:, 1])[ROWS]
+            assert said["chosen_reward"] == pytest.approx(rewards[ROWS, 0].mean(), rel=1e-5)
+            assert said["rejected_reward"] == pytest.approx(rewards[ROWS, 1].mean(), rel=1e-5)
+            assert said["reward_margin"] == pytest.approx(margins.mean(), rel=1e-5)
+            assert said["reward_accuracy"] == (margins > 0).mean()
+        else:
+            margins = (l[:, 0] - l[:, 1])[ROWS]
+            assert said["margin_per_token"] == pytest.approx(margins.mean(), rel=1e-5)
+            assert said["preference_accuracy"] == (margins > 0).mean()
 
 
 def test_kto_compares_with_answers_to_other_prompts(folder: Path) -> None:
@@ -133,6 +156,10 @@ def test_kto_compares_with_answers_to_other_prompts(folder: Path) -> None:
         scored = split_of(folder, "judged", reference)
         for micro in (None, 1, 3):
             assert asked(objective, model, scored, micro) == pytest.approx(expected, rel=1e-5)
+            said = beside(objective, model, scored, micro)
+            assert said["wanted_reward"] == pytest.approx(rewards[ROWS][wanted[ROWS]].mean(), rel=1e-4)
+            assert said["unwanted_reward"] == pytest.approx(rewards[ROWS][~wanted[ROWS]].mean(), rel=1e-4)
+            assert said["z0"] == pytest.approx(z0, rel=1e-4)
 
 
 def test_the_gradient_of_two_words_is_the_closed_form() -> None:

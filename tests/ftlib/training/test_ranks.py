@@ -172,6 +172,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[l
     return [json.loads((folder / f"rank{number}").read_text()) for number in (0, 1)]
 
 
+@pytest.mark.slow
 def test_the_average_of_two_ranks_is_the_average_of_one(two_ranks: list[dict[str, list[list[float]]]]) -> None:
     """Replicated or in uneven shards, each forward pass computes with the weights that are in place then."""
     torch.manual_seed(0)

@@ -321,6 +321,7 @@ def ray_workers() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("ema_decay", [None, pytest.param(0.9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
@@ -412,6 +413,7 @@ def test_lora_trains_under_sharding(tmp_path: Path, ray_session: None) -> None:
     assert [v for _, v in losses(spread.path)] == pytest.approx([v for _, v in expected], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_broken_invariant_crosses_ray_as_itself(tmp_path: Path, ray_session: None) -> None:
     job = make_job(tmp_path, workers=2)

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftlib.errors import ModelError, StorageError, TrainingError
-from ftlib.kinds.loading import head_modules, load, merged, save_adapter, save_model
+from ftlib.kinds.loading import head_modules, load, merged
+from ftlib.kinds.writing import save_adapter, save_model
 from ftlib.models import tensor_parts
 from ftlib.models.adapter import base_of
 from ftlib.models.checkpoint import Checkpoint
@@ -28,13 +29,14 @@ from ftlib.models.folder import config_digest, tensor_spans, weights_digest
 from ftlib.models.unread import Unread, unread_names
 from ftlib.testing import LABELS, tiny_adapter, tiny_checkpoint, tiny_image_classifier
 from ftlib.training import saving
+from ftlib.training.attempt import Trained
 from ftlib.training.checkpoints import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group, own_part
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.phase import Phase
-from ftlib.training.phase_loop import Trained, build_model, place
+from ftlib.training.phase_model import build_model, place
 from ftlib.training.plan import Plan
 from ftlib.training.shards import whole
 from ftlib.training.tuning.frozen_layers import FrozenLayers
@@ -165,7 +167,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
     return cases(tmp_path_factory.mktemp("plans"))
 
 
-@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world_size", [pytest.param(each, marks=pytest.mark.slow) for each in (2, 4)])
 def test_ranks_read_and_write_what_transformers_and_peft_would(
     tmp_path: Path, plans: dict[str, Plan], world_size: int
 ) -> None:
@@ -197,7 +199,7 @@ def test_one_process_reads_and_writes_the_same_in_small_pieces(
 def test_a_model_is_cut_into_the_files_that_transformers_would_write(
     tmp_path: Path, plans: dict[str, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftlib.kinds.loading.SHARD_SIZE", 40_000)
+    monkeypatch.setattr("ftlib.kinds.writing.SHARD_SIZE", 40_000)
     monkeypatch.setattr(saving, "SHARD_SIZE", 40_000)
     plan = plans["encoder"].model_copy(update={"run": str(tmp_path / "parts")})
     in_parts(plan, ALONE)

@@ -103,6 +103,7 @@ def job_of(
     )
 
 
+@pytest.mark.slow
 def test_l2_sp_pulls_a_head_that_was_trained_to_its_start_and_a_fresh_one_to_zero(
     start: Checkpoint, parts: Mapping[str, PreparedDataset], tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def rank(number: int, folder: str) -> None:
     os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
 
 
+@pytest.mark.slow
 def test_two_ranks_that_read_logits_in_parts_learn_what_one_process_learns(tmp_path: Path) -> None:
     mp.spawn(rank, args=(str(tmp_path),), nprocs=2)
     model, total = made(), 0.0

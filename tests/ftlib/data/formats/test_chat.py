@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from ftlib.data.formats.chat import Chat
 from ftlib.data.processor import Processor
-from ftlib.data.rows import REMEDIES, Dropped, Encoded, Example
+from ftlib.data.row_reasons import REMEDIES
+from ftlib.data.rows import Dropped, Encoded, Example
 from ftlib.errors import ModelError
 from ftlib.testing import TINY_TEMPLATE, tiny_chat_tokenizer, tiny_chats, tiny_lm_tokenizer
 
@@ -49,6 +50,27 @@ def learnt(found: Encoded) -> list[list[int]]:
     runs = list(zip(target["places"][::2], target["places"][1::2], strict=True))
     assert piece.supervised == sum(end - first for first, end in runs)
     return [piece.ids[first:end] for first, end in runs]
+
+
+def test_where_nothing_is_learnt_rows_are_prompts_up_to_the_last_question() -> None:
+    format = FORMAT.model_copy(update={"learn": "nothing"})
+    tokenizer = tiny_chat_tokenizer()
+    again = turn("user", "and where else")
+    for messages, asked in ((ASKED, ASKED[:1]), ([*ASKED, again], [*ASKED, again]), (ASKED[:1], ASKED[:1])):
+        (found,) = encoded(format, {"messages": messages})
+        stock = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert found.pieces[0].ids == stock
+        assert found.pieces[0].supervised == 0
+    assert format.example({"messages": [turn("system")]}) == Dropped("no_question")
+    (long,) = encoded(format.model_copy(update={"max_tokens": 5}), {"messages": ASKED})
+    assert long.dropped is not None
+    assert long.dropped.reason == "prompt_too_long"
+    alpaca = Chat(instruction="do", input="with", learn="nothing")
+    assert alpaca.columns == ("do", "with")
+    (found,) = encoded(alpaca, {"do": "translate", "with": "a word"})
+    assert found.pieces[0].supervised == 0
+    with pytest.raises(ValidationError, match="learn: nothing reads prompts alone, got output"):
+        Chat(instruction="do", output="done", learn="nothing")
 
 
 def test_a_chat_is_what_stock_transformers_makes_of_it_and_the_answers_are_learnt_with_their_ends() -> None:

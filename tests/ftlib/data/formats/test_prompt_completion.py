@@ -56,6 +56,19 @@ def test_rows_are_the_same_by_their_prompt_and_taught_the_cleaned_completion() -
     assert found == Example("why?", slices=("eu",), target=" so\n  that")
 
 
+def test_a_prompt_alone_is_asked_whole_and_dropped_where_it_leaves_no_room() -> None:
+    alone = PromptCompletion(prompt="q", completion=None, max_tokens=8)
+    tokenizer = Words([1], [2], 2)
+    short, long = (alone.example({"q": text}) for text in ("why?", "why indeed?"))
+    assert isinstance(short, Example)
+    assert isinstance(long, Example)
+    users = Example("why indeed?")
+    found = alone.encode([short, long, users], Processor.of(tokenizer))
+    assert found[0].pieces == [text_piece([1, *letters("why?\n")], "", 0)]
+    assert found[1].dropped == Dropped("prompt_too_long", "its prompt has 13 tokens, max_tokens: 8")
+    assert found[2].pieces == [text_piece([1, *letters("why indeed?\n")], "", 0)]
+
+
 def test_a_row_is_prompt_separator_completion_and_end() -> None:
     tokenizer = tiny_lm_tokenizer()
     (encoded,) = FORMAT.encode([Example("the invoice", target="please refund")], Processor.of(tokenizer))

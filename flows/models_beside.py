@@ -1,0 +1,79 @@
+"""Find the models that stand beside the one that is trained: of companions, siblings, metrics, adapters' bases."""
+
+from collections.abc import Mapping, Sequence
+
+from ftlib.errors import ModelError
+from ftlib.evaluation.reward_models import weights_of
+from ftlib.merging.siblings import find_sibling, named_apart
+from ftlib.models.adapter import Bases, find_any
+from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.recipe.recipe import Recipe
+from ftlib.registry import ModelRegistry
+from ftlib.training.phase import Phase
+from ftlib.workspace import Workspace
+
+
+def bases(recipe: Recipe, work: Workspace) -> Bases:
+    """Say where the models that adapters stand on are looked for: versions, in the recipe's registry."""
+    return Bases(version=lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases"))
+
+
+def find_asked(recipe: Recipe) -> None:
+    """Look for the models that metrics ask. Raises ModelError, behind the metric's name, for one that is not there."""
+    for name, evaluation in recipe.evaluations.items():
+        for metric in evaluation.metrics:
+            try:
+                weights_of(metric.asks)
+            except ModelError as error:
+                raise ModelError(f"evaluations.{name}: {metric.name!r}: {error}") from error
+
+
+def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
+    """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
+    return {
+        phase.name: {
+            name: find_any(companion.model, bases(recipe, work))
+            for name, companion in phase.beside.items()
+            if companion.model
+        }
+        for phase in recipe.phases
+        if phase.beside
+    }
+
+
+def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
+    """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
+    if not recipe.interpolation.siblings:
+        return []
+    registry = ModelRegistry(recipe.publish.to.store())
+    found = [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
+    return named_apart(found, recipe.phases[-1].name)
+
+
+def found_onto(recipe: Recipe, work: Workspace) -> FoundModel | None:
+    """Find the model that what training did is carried to, where the interpolation does so. Raises ModelError."""
+    onto = recipe.interpolation.carried_to
+    return find_any(onto.model, bases(recipe, work)) if onto else None
+
+
+def beside_phase(
+    phase: Phase, trail: Sequence[Checkpoint], elsewhere: Mapping[str, FoundModel]
+) -> dict[str, FoundModel | Checkpoint]:
+    """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
+
+    `trail` has all checkpoints that come before, and may have more. An end that was rounded for the phase to start from
+    anchors it as it was rounded: it is the adapter that the policy is kept near, not what rounding did.
+    """
+    ends = {end.phase: end for end in trail}
+    beside = {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}
+    anchors: Sequence[str] = getattr(phase.objective, "anchors", ())
+    return beside | {name: as_rounded(beside[name], phase, trail) for name in anchors}
+
+
+def as_rounded(anchor: FoundModel | Checkpoint, phase: Phase, trail: Sequence[Checkpoint]) -> FoundModel | Checkpoint:
+    """Return the checkpoint that was made of a model, rounded, for a phase to start from; the model, if none was."""
+    end = next((end for end in trail if end.phase == phase.name), trail[-1])
+    begins = end.parent if end.phase == phase.name else end.weights
+    made = (one for one in trail if one.weights == begins and one.parent == anchor.weights)
+    rounded = (one for one in made if phase.tuning.quantization and not one.trained_parameters)
+    return next(rounded, anchor)

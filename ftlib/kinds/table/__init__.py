@@ -1,0 +1,1 @@
+"""The rows of the table of kinds, by what answers them; `ftlib.kinds.kind` joins them."""
