@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import tempfile
@@ -223,7 +222,7 @@ def page(text: str, record: dict[str, Any]) -> str:
         else ""
     )
     said = f"On {record['at'][:10]}, on {machine}, with a tiny model, in {record['minutes']:g} minutes{broken_off}."
-    return between(text, BEGIN, END, f"{said}\n\n{block}")
+    return between(text, BEGIN, END, f"{textwrap.fill(said, WIDTH)}\n\n{block}")
 
 
 def wrapped(what: str, seen: str, seconds: str) -> list[str]:
@@ -248,7 +247,6 @@ def _record(folder: Path | None) -> None:
     """Play the night, and record it if all of it held."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit("stopped"))
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="reglage-night-") as made:
         home = (folder or Path(made)).absolute()
         home.mkdir(parents=True, exist_ok=True)
@@ -263,7 +261,7 @@ def _record(folder: Path | None) -> None:
     record = {
         "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "cores": describe_machine()["cores"],
-        "load": sorted(round(one, 1) for one in (load, os.getloadavg()[0])),
+        "load": [min(night.loads), max(night.loads)],
         "minutes": round(sum(int(seconds) for _, _, seconds in steps) / 60),
         "times": night.times,
         "steps": steps,

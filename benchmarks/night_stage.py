@@ -71,7 +71,7 @@ class Night:
         """Looks that `reglage down` stopped when the night was broken off; None while it goes on."""
         self.done = False
         """Whether the step that goes on has done what it waits to see the outcome of."""
-        self.rows, self.times = list[list[str]](), 1
+        self.rows, self.times, self.loads = list[list[str]](), 1, [round(os.getloadavg()[0], 1)]
         """A row for each step that is behind us; how often it was begun."""
         self._memory, self._served = home / "night.json", False
         if self._memory.exists():
@@ -84,17 +84,20 @@ class Night:
     def remember(self, row: list[str]) -> None:
         """Take a step as done."""
         self.rows.append(row)
+        self.loads.append(round(os.getloadavg()[0], 1))
         self.done = False
         self._write()
 
     def _write(self) -> None:
         told = {"rows": self.rows, "asked": self.asked, "known": [*self.known], "done": self.done, "times": self.times}
+        told["loads"] = self.loads
         self._memory.write_text(json.dumps({**told, "served": self.serving is not None}), encoding="utf-8")
 
     def _recall(self, told: dict[str, Any]) -> None:
         self.rows, self.asked, self.known = told["rows"], told["asked"], {*told["known"]}
         self.stopped = None
         self.done, self.times, self._served = told["done"], told["times"] + 1, told["served"]
+        self.loads += told["loads"]
 
     def go_on(self) -> None:
         """Start again what ran when the night was broken off."""
