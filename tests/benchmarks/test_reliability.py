@@ -7,17 +7,20 @@ import os
 import subprocess
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import reliability_jobs
 from benchmarks.reliability import main
 from benchmarks.reliability_arena import MARK, Arena, Process
 from benchmarks.reliability_facts import INVARIANTS, differing, facts
-from benchmarks.reliability_jobs import JOBS, NAME, Job, possible, recipe
+from benchmarks.reliability_jobs import JOBS, NAME, Job, answering, possible, recipe
 from benchmarks.reliability_page import BASELINE, PAGE, Kill, page, read, table
 from ftlib.answer_log.record import LiveAnswer
 from ftlib.registry import CHAMPION, ModelRegistry
@@ -71,6 +74,28 @@ def test_a_job_waits_until_its_command_is_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(JOBS, "later", Job(("no-such-command",), lambda folder, run: None))
     assert "later" not in possible()
     assert {"ingest", "train", "publish", "promote", "rollback", "retrain", "run"} <= {*possible()}
+
+
+def test_serve_is_killed_once_it_answers_and_not_while_its_pages_are_not_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    statuses = [404, 503, 200]
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.pop(0))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        monkeypatch.setattr(reliability_jobs, "SERVED", server.server_port)
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert [answering(tmp_path) for _ in range(3)] == [False, False, True]
+        server.shutdown()
+    assert not answering(tmp_path)  # nobody listens
 
 
 @pytest.fixture
