@@ -49,7 +49,7 @@ def preference_section(checkpoints: Sequence[Checkpoint], folder: Path) -> Secti
         f"{f'{phase}: ' if several else ''}{sentence}" for phase, of in ends.items() for sentence in warnings(of)
     ]
     lead = " ".join(["What is preferred was learnt from both sides of it.", *sentences])
-    return Section("preferences", "Learning what is preferred", lead, [_figure(phases, folder)], [table])
+    return Section("preferred", "Learning what is preferred", lead, [_figure(phases, folder)], [table])
 
 
 def warnings(measured: Measured) -> Iterator[str]:
