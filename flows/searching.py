@@ -124,6 +124,7 @@ class Searched:
             raise RecipeError("\n".join(lines))
 
     def _misfits(self) -> Iterator[str]:
+        """Yield a line for all that makes no sense of the space, the metric or the halving."""
         if not self.search.space:
             yield (
                 "search.space: there is nothing to try; name fields in the recipe's search, or as --try "

@@ -66,6 +66,7 @@ def plan_search(asked: Searched, place: str, prices: Prices | None = None) -> Se
 
 
 def _timed(asked: Searched, place: str) -> SearchPlan:
+    """Say how many trials are over, and how long the rest takes where some have been seen."""
     work, search = Workspace(place), asked.search
     study = Study(work, asked.recipe.name, study_of(asked, inputs(asked.recipe, work)), search)
     count = trials_of(search)
