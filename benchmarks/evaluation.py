@@ -66,7 +66,7 @@ def main(recipe: Path, work: Path, rows: int, repetitions: int, threads: int | N
 
 def evaluate_jobs(recipe: Path, work: Path, rows: int) -> list[Path]:
     """Run the recipe up to its page, and return the files of its evaluate jobs, in order."""
-    from flows.steps import inputs, steps
+    from flows.run.steps import inputs, steps
     from ftlib.recipe.file import load_recipe
     from ftlib.stages.register import register
     from ftlib.stages.report import report

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows import jobs
+from flows.run import jobs
 from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split

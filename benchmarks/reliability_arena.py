@@ -240,7 +240,7 @@ def _command(words: tuple[str, ...]) -> None:
 
 
 def _all_stages(path: str, *overrides: str) -> None:
-    from flows.steps import inputs, steps
+    from flows.run.steps import inputs, steps
     from ftlib.recipe.file import load_recipe
     from ftlib.stages.step import walk
     from ftlib.workspace import Workspace

@@ -14,7 +14,7 @@ from pydantic import Field
 import ftlib
 from deployments.environment import DeployedRecipe, Environment, Schedule
 from deployments.heartbeat import HEARTBEAT, heartbeat
-from flows.form_schema import form_schema
+from flows.pages.form_schema import form_schema
 from flows.watch import with_overrides
 from ftlib.config import Config
 from ftlib.costs.prices import VARIABLE as PRICES

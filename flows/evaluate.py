@@ -11,11 +11,11 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.comparison import Comparison, compare, only
-from flows.live_page import live_page
+from flows.models.comparison import Comparison, compare, only
 from flows.one_line_errors import one_line_errors
-from flows.rows_page import rows_lines
-from flows.run_page import artifact_key, inlined, show_markdown
+from flows.pages.live_page import live_page
+from flows.pages.rows_page import rows_lines
+from flows.pages.run_page import artifact_key, inlined, show_markdown
 from ftlib.artifacts import Artifact
 from ftlib.config import user_path
 from ftlib.evaluation.measured import EvalReport

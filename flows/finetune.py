@@ -2,7 +2,7 @@
 
     ingest > preprocess > base > train > interpolate > evaluate > select > evaluate > report > register
 
-`flows.steps` is this line as a program, `tasks.stages` how each of these is run.
+`flows.run.steps` is this line as a program, `tasks.stages` how each of these is run.
 """
 
 from typing import Any
@@ -11,15 +11,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
-from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
+from flows.pages.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
+from flows.pages.live_page import live_page
+from flows.pages.run_name import add_to_name, asked_name
+from flows.pages.run_page import RunPage
+from flows.run.record import RunRecord, installed_versions
+from flows.run.steps import inputs, steps
+from flows.run.tracked import tracked
 from flows.run_entry import entered
-from flows.run_name import add_to_name, asked_name
-from flows.run_page import RunPage
-from flows.run_record import RunRecord, installed_versions
-from flows.steps import inputs, steps
-from flows.tracked import tracked
 from ftlib.errors import OverBudget
 from ftlib.registry.outcome import Refusal
 from ftlib.workspace import Workspace

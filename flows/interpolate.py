@@ -13,9 +13,9 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from flows.merge_folders import given_options, kernel_of, merge_folders, notes, summary
+from flows.models.merge_folders import given_options, kernel_of, merge_folders, notes, summary
 from flows.one_line_errors import one_line_errors
-from flows.run_page import artifact_key, inlined, show_markdown
+from flows.pages.run_page import artifact_key, inlined, show_markdown
 from ftlib.errors import ModelError
 from ftlib.merging.methods import METHODS
 from ftlib.models.folder import is_adapter

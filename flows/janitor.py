@@ -24,9 +24,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from flows.approval import LIMIT
 from flows.one_line_errors import one_line_errors
-from flows.run_page import artifact_key, show_markdown
+from flows.pages.run_page import artifact_key, show_markdown
+from flows.retraining.approval import LIMIT
 from ftlib.config import Config
 from ftlib.errors import RecipeError, ReglageError, first_line
 from ftlib.published.work_roots import collect_work

@@ -15,10 +15,10 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 
 from flows.events import DRIFT, QUALITY, send_event
-from flows.live_look import go_back, look, now_utc, the_log
 from flows.one_line_errors import one_line_errors
-from flows.run_name import add_to_name, asked_name
-from flows.run_page import artifact_key, artifact_url, inlined, show_markdown
+from flows.pages.run_name import add_to_name, asked_name
+from flows.pages.run_page import artifact_key, artifact_url, inlined, show_markdown
+from flows.retraining.live_look import go_back, look, now_utc, the_log
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry

@@ -11,9 +11,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from flows.alias_move import AliasMove
 from flows.one_line_errors import one_line_errors
-from flows.run_page import artifact_key, show_markdown
+from flows.pages.run_page import artifact_key, show_markdown
+from flows.retraining.alias_move import AliasMove
 from ftlib.evaluation.results import UNDEFINED
 from ftlib.registry import ModelRegistry
 from ftlib.storage import Place, open_store

@@ -7,17 +7,17 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.approval import asks_a_person, one_at_a_time
-from flows.challenge import challenge, listing_of, settle
-from flows.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
-from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
-from flows.retrain_page import show_retraining
+from flows.pages.finetune_form import Computing, Publishing, Tracking, Training, answered_recipe
+from flows.pages.live_page import live_page
+from flows.pages.run_name import add_to_name, asked_name
+from flows.pages.run_page import RunPage
+from flows.retraining.approval import asks_a_person, one_at_a_time
+from flows.retraining.challenge import challenge, listing_of, settle
+from flows.retraining.retrain_page import show_retraining
+from flows.retraining.waiting import ask, taken_over
+from flows.run.tracked import tracked
 from flows.run_entry import entered
-from flows.run_name import add_to_name, asked_name
-from flows.run_page import RunPage
-from flows.tracked import tracked
-from flows.waiting import ask, taken_over
 from ftlib.errors import OverBudget
 from ftlib.workspace import Workspace
 

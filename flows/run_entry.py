@@ -10,11 +10,11 @@ from typing import Any
 
 from prefect.runtime import flow_run
 
-from flows.challenge import Challenge
-from flows.plan import make_plan
-from flows.plan_facts import PhasePlan
-from flows.run_record import RunRecord
-from flows.runs_shown import show_cost, show_runs
+from flows.pages.runs_shown import show_cost, show_runs
+from flows.planning.facts import PhasePlan
+from flows.planning.plan import make_plan
+from flows.retraining.challenge import Challenge
+from flows.run.record import RunRecord
 from ftlib.artifacts import Artifact
 from ftlib.costs.prices import Prices, Usage, read_prices
 from ftlib.costs.used import used

@@ -10,14 +10,14 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.live_page import live_page
 from flows.one_line_errors import one_line_errors
-from flows.run_name import add_to_name, asked_name
-from flows.run_page import RunPage
-from flows.search_record import finished, show_search
-from flows.search_trials import Trials
-from flows.searching import Searched
-from flows.steps import inputs, prepare
+from flows.pages.live_page import live_page
+from flows.pages.run_name import add_to_name, asked_name
+from flows.pages.run_page import RunPage
+from flows.run.steps import inputs, prepare
+from flows.searching.recipes import Searched
+from flows.searching.record import finished, show_search
+from flows.searching.trials import Trials
 from ftlib.registry.outcome import Refusal
 from ftlib.workspace import Workspace
 from tasks.runner import Runner

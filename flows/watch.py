@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flows.events import CHANGED, send_event
 from flows.one_line_errors import one_line_errors
-from flows.run_page import artifact_key, show_markdown
+from flows.pages.run_page import artifact_key, show_markdown
 from ftlib.config import Config, Name
 from ftlib.data.listed import ListedFile
 from ftlib.data.sources.listing import list_bucket, list_path, once

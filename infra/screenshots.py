@@ -108,7 +108,7 @@ def deploy_all(project: Path) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
 
-    from flows.form_schema import form_schema
+    from flows.pages.form_schema import form_schema
 
     with get_client(sync_client=True) as client:
         with suppress(ObjectAlreadyExists):

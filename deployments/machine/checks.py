@@ -16,7 +16,7 @@ from deployments.machine.exposure import exposure
 from deployments.machine.findings import Finding, split, unsafe, well, wrong
 from deployments.machine.state import StateFolder
 from flows.prefect_server import check_user_server, server_home, user_has_server
-from flows.run_record import installed_version, installed_versions
+from flows.run.record import installed_version, installed_versions
 from ftlib.config import user_path
 from ftlib.errors import RecipeError, ReglageError
 from ftlib.extensions import CHECKER, MEMBERS, called, check_extensions, installed

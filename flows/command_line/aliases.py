@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import click
 
-from flows.alias_move import AliasMove, newest_entry
 from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import open_registry, registry_options, table, version_argument
+from flows.retraining.alias_move import AliasMove, newest_entry
 from ftlib.registry import CHAMPION
 from ftlib.storage import Place
 

@@ -2,10 +2,10 @@
 
 import click
 
-from flows.alias_move import AliasMove
 from flows.command_line.aliases import user_name
 from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import facts, key_option, open_registry, registry_options, version_argument
+from flows.retraining.alias_move import AliasMove
 from ftlib.errors import RecipeError
 from ftlib.registry.signing import PublicKey
 from ftlib.storage import Place

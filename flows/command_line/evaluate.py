@@ -11,8 +11,8 @@ from flows.command_line.options import base_option, set_option, work_option
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import registry_options
 from flows.command_line.results_table import Line, print_differences, print_results
-from flows.comparison import Comparison, compare, only
-from flows.rows_page import rows_lines
+from flows.models.comparison import Comparison, compare, only
+from flows.pages.rows_page import rows_lines
 from ftlib.artifacts import Artifact
 from ftlib.config import REPORT, SELECTION
 from ftlib.evaluation.measured import EvalReport

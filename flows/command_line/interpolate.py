@@ -6,7 +6,7 @@ import click
 
 from flows.command_line.console import emit, json_option
 from flows.command_line.registry_options import registry_options
-from flows.merge_folders import given_options, kernel_of, merge_folders, notes, summary
+from flows.models.merge_folders import given_options, kernel_of, merge_folders, notes, summary
 from ftlib.merging.methods import METHODS
 from ftlib.storage import Place
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from flows.command_line.console import UserPath, emit, json_option, stdout_console
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import registry_options
-from flows.model_places import called, check_named_once, model_folder
+from flows.models.places import called, check_named_once, model_folder
 from ftlib.data.cleaning import clean
 from ftlib.errors import DataError, RecipeError
 from ftlib.evaluation.bootstrap import Resampling

@@ -11,8 +11,8 @@ import click
 
 from flows.command_line.console import emit, json_option, stdout_console
 from flows.command_line.options import recipe_argument, set_option, work_option
-from flows.jobs import ingest_job, preprocess_job
-from flows.models_beside import bases
+from flows.run.jobs import ingest_job, preprocess_job
+from flows.run.models_beside import bases
 from ftlib.config import Config, Split
 from ftlib.data.assignment import clean_example
 from ftlib.data.datasets import PreparedDataset, RawDataset

@@ -172,7 +172,7 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
     from flows.command_line.plan_tables import cost_of, print_plan
-    from flows.plan import make_plan
+    from flows.planning.plan import make_plan
     from ftlib.costs.prices import read_prices
     from ftlib.progress import NOTE, Progress, listen
     from ftlib.workspace import Workspace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.command_line.console import stdout_console
-from flows.plan_facts import PhasePlan, RunPlan
+from flows.planning.facts import PhasePlan, RunPlan
 from ftlib.costs.prices import Cost, Prices
 from ftlib.costs.used import used
 from ftlib.recipe.recipe import Recipe

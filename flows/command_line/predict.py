@@ -10,7 +10,7 @@ import click
 from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.options import base_option
 from flows.command_line.registry_options import facts, key_option, open_registry, registry_options
-from flows.model_places import bases, called
+from flows.models.places import bases, called
 from ftlib.config import user_path
 from ftlib.data.row_files.first_bytes import wide_line
 from ftlib.errors import DataError, ModelError, RecipeError

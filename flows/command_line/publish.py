@@ -9,7 +9,7 @@ from flows.command_line.aliases import user_name
 from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.options import set_option, work_option
 from flows.command_line.registry_options import registry_options
-from flows.model_places import model_folder
+from flows.models.places import model_folder
 from ftlib.errors import RecipeError
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.file import load_recipe
@@ -23,7 +23,7 @@ from ftlib.storage import Place
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.adopt import Adoption, Trial
+    from flows.models.adopt import Adoption, Trial
 
 
 @click.command()
@@ -71,8 +71,8 @@ def publish(
     It passes what a run's version passes: no pickles, no code of its own, a tokenizer, the champion's labels, the
     recipe's gates; and before it can be seen it is read back, loaded and compared by logits.
     """
-    from flows.adopt import Adoption, adopt_folder, promote_adopted, try_champion
     from flows.command_line.quiet import quiet_libraries
+    from flows.models.adopt import Adoption, adopt_folder, promote_adopted, try_champion
 
     quiet_libraries()
     recipe = load_recipe(recipe_path, overrides) if recipe_path else None

@@ -21,7 +21,7 @@ def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, l
     """
     recipe = load_recipe(path, overrides)
     if recipe.search.space:
-        from flows.searching import Searched
+        from flows.searching.recipes import Searched
 
         Searched.load(path, overrides, ()).check_space()
     check_principles(recipe)

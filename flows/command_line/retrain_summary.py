@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.challenge import Challenge
 from flows.command_line.console import stdout_console
 from flows.command_line.run_summary import print_page
-from flows.retrain_page import compared, ledgers_of
-from flows.rows_page import rows_lines, rows_record
+from flows.pages.rows_page import rows_lines, rows_record
+from flows.retraining.challenge import Challenge
+from flows.retraining.retrain_page import compared, ledgers_of
 
 
 def print_retraining(challenge: Challenge, work: str) -> None:

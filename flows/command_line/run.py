@@ -13,8 +13,8 @@ from ftlib.workspace import Workspace
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-    from flows.challenge import Challenge
-    from flows.run_record import RunRecord
+    from flows.retraining.challenge import Challenge
+    from flows.run.record import RunRecord
     from ftlib.retraining.live_verdict import LiveVerdict
     from ftlib.search.record import SearchRecord
 
@@ -34,7 +34,7 @@ def run_recipe(
 
     def load() -> Callable[[], "State[Any]"]:
         from flows.finetune import finetune
-        from flows.finetune_form import Tracking
+        from flows.pages.finetune_form import Tracking
 
         shown = Tracking(tensorboard=tensorboard, mlflow=mlflow)
         return lambda: finetune(str(path), tracking=shown, overrides=list(overrides), work=str(work), return_state=True)
@@ -51,7 +51,7 @@ def run_retraining(
     """Retrain a recipe's model if that is worth it. Raises what `run_recipe` raises."""
 
     def load() -> Callable[[], "State[Any]"]:
-        from flows.finetune_form import Tracking
+        from flows.pages.finetune_form import Tracking
         from flows.retrain import retrain
 
         shown = Tracking(tensorboard=tensorboard, mlflow=mlflow)

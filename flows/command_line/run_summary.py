@@ -7,8 +7,8 @@ from rich.console import Console
 
 from flows.command_line.console import stdout_console
 from flows.command_line.results_table import Line, print_results
-from flows.rows_page import ledgers, personal_lines, rows_lines, rows_record
-from flows.run_record import RunRecord
+from flows.pages.rows_page import ledgers, personal_lines, rows_lines, rows_record
+from flows.run.record import RunRecord
 from ftlib.evaluation.results import results
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.places import Registry

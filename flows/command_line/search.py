@@ -13,7 +13,7 @@ from flows.command_line.options import recipe_argument, set_option, work_option
 
 if TYPE_CHECKING:
     from flows.command_line.search_plan import SearchPlan
-    from flows.searching import Searched
+    from flows.searching.recipes import Searched
     from ftlib.search.record import SearchRecord
     from ftlib.search.trial import Trial
 
@@ -59,7 +59,7 @@ def search(
     and more --trials go on behind those that are over.
     """
     from flows.command_line.quiet import quiet_libraries
-    from flows.searching import Searched
+    from flows.searching.recipes import Searched
 
     began = monotonic()
     changes = {

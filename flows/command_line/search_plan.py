@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator
 
-from flows.plan import RUN_SECONDS, make_plan
-from flows.searching import Searched, study_of
-from flows.steps import inputs
+from flows.planning.plan import RUN_SECONDS, make_plan
+from flows.run.steps import inputs
+from flows.searching.recipes import Searched, study_of
 from ftlib.config import Config
 from ftlib.costs.prices import Cost, Prices
 from ftlib.costs.used import used

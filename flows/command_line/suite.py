@@ -10,7 +10,7 @@ from flows.command_line.options import base_option
 from flows.command_line.quiet import quiet_libraries
 from flows.command_line.registry_options import registry_options
 from flows.command_line.results_table import Line, print_differences, print_results
-from flows.model_places import bases, called, check_named_once, model_folder
+from flows.models.places import bases, called, check_named_once, model_folder
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.results import Difference, adjusted
 from ftlib.storage import Place

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from flows.progress_lines import facts_line, note_line, restart_line, stage_line
+from flows.pages.progress_lines import facts_line, note_line, restart_line, stage_line
 from ftlib.errors import Interrupted
 from ftlib.progress import BYTES, NOTE, Progress, listen
 from ftlib.storage.files import in_bytes

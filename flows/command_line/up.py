@@ -296,7 +296,7 @@ def _said(state: State, folder: StateFolder, how: str) -> str:
 
 
 def _runs_page(url: str | None) -> str | None:
-    """Return where Prefect shows all runs of the work place side by side (`flows.runs_shown`)."""
+    """Return where Prefect shows all runs of the work place side by side (`flows.pages.runs_shown`)."""
     from ftlib.tracking.run_index import ARTIFACT
 
     return f"{url}/artifacts/key/{ARTIFACT}" if url else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scipy.stats import poisson
 
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
 from ftlib.kinds.outcomes_file import read_outcomes
 from ftlib.published.predict import predict
 from ftlib.recipe.file import load_recipe

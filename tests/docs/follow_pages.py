@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split

@@ -6,7 +6,7 @@ python pipeline.py RECIPE WORK     prints what the test looks at, as one JSON ob
 import json
 import sys
 
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.schema import recipe_schema
 from ftlib.registry import ModelRegistry

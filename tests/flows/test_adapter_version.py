@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from flows import jobs, models_beside
 from flows.command_line.main import main
-from flows.run_values import Inputs, Outcome
-from flows.steps import inputs, pinned, steps
+from flows.run import jobs, models_beside
+from flows.run.steps import inputs, pinned, steps
+from flows.run.values import Inputs, Outcome
 from ftlib.errors import ModelError, RecipeError
 from ftlib.evaluation.publish_check import adapter_version_difference
 from ftlib.kinds.published_processor import settle_processor

@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from flows.run_values import Inputs
-from flows.steps import pinned, steps
+from flows.run.steps import pinned, steps
+from flows.run.values import Inputs
 from ftlib.errors import RecipeError
 from ftlib.models.folder import find_model
 from ftlib.published.predict import predict

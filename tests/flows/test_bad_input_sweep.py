@@ -21,10 +21,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from flows import jobs
 from flows.command_line.console import ReglageGroup
 from flows.command_line.main import main
 from flows.command_line.options import recipe_argument, set_option, work_option
+from flows.run import jobs
 from ftlib.models.folder import find_model
 from ftlib.recipe.file import load_recipe
 from ftlib.registry import ModelRegistry

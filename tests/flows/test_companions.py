@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flows.command_line.main import main
-from flows.companion_jobs import reference_job
-from flows.models_beside import beside_phase
-from flows.plan import make_plan
-from flows.steps import inputs, steps
+from flows.planning.plan import make_plan
+from flows.run.companion_jobs import reference_job
+from flows.run.models_beside import beside_phase
+from flows.run.steps import inputs, steps
 from ftlib.config import BatchKind, Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
 from ftlib.errors import ModelError
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe

@@ -18,14 +18,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact, State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows import finetune_form
-from flows import live_page as live
 from flows.command_line.main import main
 from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.interpolate import interpolate
-from flows.live_page import LivePage, live_page
-from flows.run_page import show_markdown
+from flows.pages import finetune_form
+from flows.pages import live_page as live
+from flows.pages.live_page import LivePage, live_page
+from flows.pages.run_page import show_markdown
 from ftlib.errors import BusyError, DataError, Interrupted, ModelError, RecipeError, TransientError
 from ftlib.fingerprint import Job
 from ftlib.progress import Progress, emit, note

@@ -14,8 +14,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from flows.run_values import Outcome
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
+from flows.run.values import Outcome
 from ftlib.errors import RecipeError
 from ftlib.models.folder import find_model
 from ftlib.progress import Progress, listen

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from flows.command_line.main import main
-from flows.plan import make_plan
-from flows.run_values import Outcome
-from flows.steps import inputs, steps
+from flows.planning.plan import make_plan
+from flows.run.steps import inputs, steps
+from flows.run.values import Outcome
 from ftlib.data.prepared import split_file
 from ftlib.evaluation.measured import tables_in
 from ftlib.kinds.open_split import open_split

@@ -17,12 +17,13 @@ import httpx
 import pytest
 from prefect.client.schemas.objects import State
 
-from flows import events, live_look
+from flows import events
 from flows import monitor as module
-from flows.challenge import taken_back_by_rule
 from flows.events import DRIFT, QUALITY
-from flows.form_schema import form_schema
 from flows.monitor import monitor
+from flows.pages.form_schema import form_schema
+from flows.retraining import live_look
+from flows.retraining.challenge import taken_back_by_rule
 from ftlib.answer_log.profile import AnswerProfile
 from ftlib.data.profile import profile
 from ftlib.errors import RecipeError, StorageError

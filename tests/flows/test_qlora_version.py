@@ -11,9 +11,9 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
-from flows import jobs, models_beside
-from flows.run_values import Inputs, Outcome
-from flows.steps import pinned, steps
+from flows.run import jobs, models_beside
+from flows.run.steps import pinned, steps
+from flows.run.values import Inputs, Outcome
 from ftlib.errors import RecipeError
 from ftlib.models.adapter import find_any
 from ftlib.models.folder import find_model

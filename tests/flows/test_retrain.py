@@ -16,10 +16,10 @@ from prefect import flow, get_client
 from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.approval import Approval, asks_a_person
-from flows.challenge import Challenge, challenge, settle, to_unlearn
 from flows.retrain import retrain
-from flows.retrain_page import markdown
+from flows.retraining.approval import Approval, asks_a_person
+from flows.retraining.challenge import Challenge, challenge, settle, to_unlearn
+from flows.retraining.retrain_page import markdown
 from ftlib.data.forgotten import ForgetRequest, digest_of_key, write_request
 from ftlib.errors import DataError
 from ftlib.published.ancestry import Ancestry
@@ -430,7 +430,9 @@ def test_a_run_that_is_killed_between_promotion_and_ledger_is_not_trained_again(
 def test_a_run_waits_only_where_it_can_be_started_again(
     model: Model, monkeypatch: pytest.MonkeyPatch, policy: str, deployed: bool, asks: bool
 ):
-    monkeypatch.setattr("flows.approval.deployment", SimpleNamespace(id="a deployment" if deployed else None))
+    monkeypatch.setattr(
+        "flows.retraining.approval.deployment", SimpleNamespace(id="a deployment" if deployed else None)
+    )
     assert asks_a_person(model.recipe(f"retrain.approval={policy}")) is asks
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
 from ftlib.errors import RecipeError
 from ftlib.recipe.file import load_recipe
 from ftlib.registry.outcome import ModelVersion

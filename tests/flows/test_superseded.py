@@ -8,8 +8,8 @@ from uuid import uuid4
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, State, Suspended
 
-from flows.challenge import listing_of
-from flows.waiting import _supersede
+from flows.retraining.challenge import listing_of
+from flows.retraining.waiting import _supersede
 from ftlib.recipe.recipe import Recipe
 
 

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from flows.command_line.main import main
-from flows.run_record import RunRecord
-from flows.steps import inputs, steps
+from flows.run.record import RunRecord
+from flows.run.steps import inputs, steps
 from ftlib.evaluation.suspects import Suspect
 from ftlib.recipe.file import load_recipe
 from ftlib.report.suspects import found_suspects

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.challenge import Challenge
-from flows.fresh_data import Listing
-from flows.run_record import RunRecord
-from flows.steps import inputs, steps
+from flows.retraining.challenge import Challenge
+from flows.retraining.fresh_data import Listing
+from flows.run.record import RunRecord
+from flows.run.steps import inputs, steps
 from ftlib.errors import StorageError
 from ftlib.published.work_roots import collect_work
 from ftlib.recipe.evidence import Evidence

@@ -140,8 +140,8 @@ def test_no_one_outside_the_table_names_a_kind() -> None:
         "tokens": (  # what they count
             "ftlib/report/sections.py:",
             "ftlib/data/inputs.py:",
-            "flows/plan_trainings.py:",
-            "flows/plan_askings.py:",
+            "flows/planning/trainings.py:",
+            "flows/planning/askings.py:",
             "ftlib/stages/answer.py:",
             "ftlib/stages/thin.py:",
             "ftlib/published/answers.py:",

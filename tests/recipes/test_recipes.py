@@ -170,7 +170,7 @@ def test_recipe_runs_to_a_published_version(
     path: Path, work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
+    monkeypatch.setattr("flows.run.tracked.Runner", PlainRunner)
     overrides = tiny_overrides(load_recipe(path), tmp_path, registry)
     record = finetune.fn(str(path), overrides=overrides, work=str(work)).data
     assert isinstance(record.result, ModelVersion)

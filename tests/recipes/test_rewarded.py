@@ -22,7 +22,7 @@ METRICS = [
 def test_a_recipe_selects_and_gates_by_rewards_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
+    monkeypatch.setattr("flows.run.tracked.Runner", PlainRunner)
     recipe = load_recipe(FOLDER / "completions.yaml")
     name = "answers"
     gates = [{"metric": f"{name}/{metric}", "at_least": 0.0} for metric in ("reward", "win_rate")]

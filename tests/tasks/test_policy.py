@@ -15,7 +15,7 @@ TASKS += [publish.report, publish.register]
 
 PRINT_KEYS = """
 import sys
-from flows.jobs import ingest_job
+from flows.run.jobs import ingest_job
 from ftlib.recipe.file import load_recipe
 from tasks.policy import cache_key
 recipe = load_recipe(sys.argv[1])
@@ -65,7 +65,7 @@ def test_the_key_names_stage_and_job():
 
 
 def test_a_task_without_prefect_is_the_stage(tiny_recipe: Path, tmp_path: Path):
-    from flows.jobs import ingest_job
+    from flows.run.jobs import ingest_job
     from ftlib.recipe.file import load_recipe
 
     job = ingest_job(load_recipe(tiny_recipe), "home")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from flows import jobs
 from flows.command_line.main import main
+from flows.run import jobs
 from ftlib.data.datasets import RawDataset
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe

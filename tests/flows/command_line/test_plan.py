@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.plan import make_plan
-from flows.plan_facts import RunPlan
+from flows.planning.facts import RunPlan
+from flows.planning.plan import make_plan
 from ftlib.recipe.file import load_recipe
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_recipe, write_jsonl
 from ftlib.training.process_bytes import PROCESS

@@ -67,7 +67,7 @@ compute: {{workers: 0, threads: 1}}
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a recipe in the folder; return the run's record and the folder of what it published."""
-    monkeypatch.setattr("flows.tracked.Runner", PlainRunner)
+    monkeypatch.setattr("flows.run.tracked.Runner", PlainRunner)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(recipe: str) -> tuple[Any, Path]:

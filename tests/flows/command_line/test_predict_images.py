@@ -67,7 +67,7 @@ def publish(
     text = RECIPE.format(folder=place, format=format, tuning=tuning, interpolation=interpolation, rule=rule)
     (place / "recipe.yaml").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.tracked.Runner", PlainRunner)
+        patch.setattr("flows.run.tracked.Runner", PlainRunner)
         record: Any = finetune.fn(str(place / "recipe.yaml"), work=str(place / "work")).data
     assert isinstance(record.result, ModelVersion)
     registry = ModelRegistry(LocalStore(place / "registry"))

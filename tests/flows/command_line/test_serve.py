@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 
-import flows.tracked
+import flows.run.tracked
 from flows.command_line.main import main
 from flows.finetune import finetune
 from ftlib.answer_log.record import LateLabel, LiveAnswer
@@ -76,7 +76,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Published:
     folder = tmp_path_factory.mktemp("served")
     recipe = tiny_recipe(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flows.tracked, "Runner", PlainRunner)
+        patch.setattr(flows.run.tracked, "Runner", PlainRunner)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         finetune.fn(str(recipe), work=str(folder / "work"))
         recipe.write_text(recipe.read_text().replace("learning_rate: 1e-3", "learning_rate: 3e-3"))
@@ -327,7 +327,7 @@ def published_to_bucket(recipe: str, folder: Path, endpoint: str, monkeypatch: p
     overrides = tiny_overrides(load_recipe(path), folder, endpoint)
     overrides.append(f"publish.to={{kind: s3, bucket: models, prefix: registry, endpoint_url: {endpoint}}}")
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(flows.tracked, "Runner", PlainRunner)
+    monkeypatch.setattr(flows.run.tracked, "Runner", PlainRunner)
     record = finetune.fn(str(path), overrides=overrides, work=str(folder / "work")).data
     published = Published(folder, "s3://models/registry", record.result.name, endpoint)
     promote(published, 1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.candidate_jobs import evaluate_job
-from flows.models_beside import find_asked
+from flows.run.candidate_jobs import evaluate_job
+from flows.run.models_beside import find_asked
 from ftlib.errors import ModelError, RecipeError
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import check_rewards

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from flows.steps import inputs, steps
+from flows.run.steps import inputs, steps
 from ftlib.config import BatchKind
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats.chat import Chat

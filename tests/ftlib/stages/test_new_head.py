@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import jobs
-from flows.phase_steps import given_head
+from flows.run import jobs
+from flows.run.phase_steps import given_head
 from ftlib.errors import RecipeError
 from ftlib.kinds.loading import load
 from ftlib.models.folder import find_model

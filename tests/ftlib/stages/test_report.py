@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from huggingface_hub import ModelCard
 
-from flows.candidate_jobs import diverge_job
+from flows.run.candidate_jobs import diverge_job
 from ftlib.config import Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
 from ftlib.data.prepared import PreparedRow, split_file, write_split

@@ -39,10 +39,10 @@ SAID_BY_A_PERSON = {
     "flows/watch.py",
     "flows/monitor.py",
     "flows/search.py",
-    "flows/form_schema.py",  # their titles
+    "flows/pages/form_schema.py",  # their titles
     "flows/command_line/monitor.py",
     "flows/command_line/serve.py",
-    "flows/live_look.py",  # a log that is given instead of the recipe's
+    "flows/retraining/live_look.py",  # a log that is given instead of the recipe's
     "ftlib/answer_log/place.py",
     "ftlib/serving/plan.py",
     "ftlib/serving/server.py",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from flows.command_line.main import main
-from flows.finetune_form import Tracking
-from flows.tracked import tracked
+from flows.pages.finetune_form import Tracking
+from flows.run.tracked import tracked
 from ftlib.costs.prices import Prices, Usage, money
 from ftlib.errors import Interrupted, RecipeError
 from ftlib.evaluation.evaluation import Evaluation
@@ -149,7 +149,7 @@ def test_a_server_that_does_not_answer_holds_nothing_up(
 def test_mlflow_says_what_the_pages_of_a_run_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
-    from flows.runs_shown import cost_markdown, runs_markdown
+    from flows.pages.runs_shown import cost_markdown, runs_markdown
 
     monkeypatch.setattr("ftlib.tracking.follower._END_SECONDS", 200.0)  # a new database takes a while
     uri, recipe, work, job = f"sqlite:///{tmp_path}/ml.db", load_recipe(RECIPE), place(tmp_path), Job()

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from flows.command_line.main import main
-from flows.finetune_form import Tracking
-from flows.tracked import tracked
+from flows.pages.finetune_form import Tracking
+from flows.run.tracked import tracked
 from ftlib.errors import Interrupted
 from ftlib.evaluation.measured import Estimate, EvalReport, Measured
 from ftlib.progress import listen

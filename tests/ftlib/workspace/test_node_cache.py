@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows.model_places import model_folder
+from flows.models.places import model_folder
 from ftlib.errors import ModelError, StorageError
 from ftlib.merging.siblings import find_sibling
 from ftlib.models.checkpoint import Checkpoint

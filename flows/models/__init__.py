@@ -1,0 +1,1 @@
+"""Finished models: where they are, compared, merged, adopted as versions."""

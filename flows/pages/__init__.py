@@ -1,0 +1,1 @@
+"""What people see of runs on Prefect's pages: a page that grows, rows, names, forms."""

@@ -1,0 +1,70 @@
+"""What Prefect's pages say of runs: what this one cost, and for a deployed one all of its work place side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect.runtime import deployment
+
+from flows.pages.run_page import artifact_key, show_markdown
+from ftlib.costs.prices import money
+from ftlib.report.runs_page import page_text
+from ftlib.tracking.run_facts import RunFacts
+from ftlib.tracking.run_index import ARTIFACT, read_runs
+from ftlib.tracking.run_words import main_metrics, row_of, titles
+from ftlib.wording import counted, escaped, table
+from ftlib.workspace import Workspace, overwrite
+
+PAGE = "runs/runs.html"
+"""In the work place: the page that `reglage runs --html` writes, as of the last deployed run."""
+_MOST, _MOST_ON_PAGE = 30, 500
+"""Of runs, the newest: in the text, and on the page. `reglage runs --html` has no limit."""
+
+
+def show_cost(facts: RunFacts, limit: float | None, before: float) -> None:
+    """Put on the run's page what it cost by stage, and what is left of its budget; nothing where there are no prices.
+
+    `before` is what earlier attempts cost.
+    """
+    if facts.cost is not None:
+        text = cost_markdown(facts, limit, before)
+        show_markdown(artifact_key("cost", facts.recipe), text, f"Cost of {facts.name}")
+
+
+def cost_markdown(facts: RunFacts, limit: float | None, before: float) -> str:
+    """Return that text."""
+    cost = facts.cost
+    if cost is None:
+        return ""
+    lines = [f"# {facts.name}: {escaped(cost.line())}"]
+    if limit is not None:
+        spent = before + cost.total
+        earlier = f", {money(before)} of that by earlier attempts" if before else ""
+        lines.append(f"Budget: {money(spent)} of {limit:g} {escaped(cost.currency)} are spent{earlier}.")
+    worked = [stage for stage in facts.stages if stage.seconds]
+    rows = [[stage.stage, f"{stage.seconds:.1f}"] for stage in worked]
+    done = len(facts.stages) - len(worked)
+    lines.append(table([["stage", "seconds"], *rows]))
+    lines.append(f"{counted(done, 'stage')} had been done before and cost nothing again." if done else "")
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def show_runs(work: Workspace) -> None:
+    """Write the page of all runs into the work place, and its newest lines as Prefect's artifact.
+
+    Only for a run of a deployment: a team looks there, and a single user asks `reglage runs`.
+    """
+    if not deployment.id:
+        return
+    found = read_runs(work).runs
+    newest = sorted(found, key=lambda facts: facts.when, reverse=True)[:_MOST_ON_PAGE]
+    page = overwrite(work, PAGE, page_text(newest, str(work)).encode())
+    show_markdown(ARTIFACT, runs_markdown(newest[:_MOST], len(found), page, work), f"Runs of {work}")
+
+
+def runs_markdown(newest: Sequence[RunFacts], count: int, page: Path, work: Workspace) -> str:
+    """Return a table of the newest runs, and where the page with all of them is."""
+    metrics = main_metrics(newest)
+    rows = [row_of(facts, metrics) for facts in newest]
+    place = f"`{page}`" + (f", kept as `{work}/{PAGE}`" if work.store else "")
+    head = f"# Runs of {escaped(str(work))}\n\nThe last {len(newest)} of {count}. With the plot: {place}"
+    return f"{head}\n\n{table([titles(metrics), *rows])}\n"
