@@ -115,7 +115,7 @@ def test_killed_hard_alone_nothing_outlives_it_by_seconds(tiny_recipe: Path, tmp
 @pytest.mark.ray
 def test_ctrl_c_ends_several_ray_workers_in_seconds_and_the_next_run_goes_on(tiny_recipe: Path, tmp_path: Path):
     sharded = "compute={workers: 2, threads: 1, sharding: fsdp, checkpoint_seconds: 3600}"
-    more = ["--set", "phases.tune.optimizer.epochs=300", "--set", sharded]
+    more = ["--set", "phases.tune.optimizer.epochs=100", "--set", sharded]
     process, mark = start(tiny_recipe, tmp_path, *more)
     wait_until(lambda: is_training(tmp_path), seconds=300)
     assert sum("RayTrainWorker" in one for one in alive(mark)) == 2
