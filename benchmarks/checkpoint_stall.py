@@ -22,9 +22,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from benchmarks.machine import describe_machine
 from benchmarks.rounds import print_result, print_table
 from ftlib.fingerprint import file_digest
-from ftlib.training.checkpoints import Checkpoints, State
+from ftlib.training.checkpoints.resumable import Checkpoints, State
+from ftlib.training.checkpoints.run_place import run_place
 from ftlib.training.group import Group
-from ftlib.training.run_place import run_place
 
 
 @click.command()

@@ -14,7 +14,7 @@ from ftlib.stages import score as _score
 from ftlib.stages import thin as _thin
 from ftlib.stages import train as _train
 from ftlib.stages import uphold as _uphold
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher.record import Fisher
 from ftlib.workspace import Workspace
 from tasks.policy import stage_task
 

@@ -10,14 +10,14 @@ from ftlib.data.datasets import PreparedDataset
 from ftlib.kinds.kind import KINDS
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.score import SCORED
+from ftlib.training.memory.process_bytes import PROCESS
 from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase, Principles, WrittenAnswers
 from ftlib.training.principles import read_principles
-from ftlib.training.process_bytes import PROCESS
 from ftlib.training.speed import Speed, training_flops
 
 if TYPE_CHECKING:
-    from ftlib.training.footprint import Footprint, Frozen
+    from ftlib.training.memory.footprint import Footprint, Frozen
 
 
 def scoring_plan(

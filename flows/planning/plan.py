@@ -21,13 +21,13 @@ from ftlib.recipe.preflight import check_labels, check_tasks
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_card, check_resources
 from ftlib.stages.step import walk
-from ftlib.training.cards import Card, find_card
+from ftlib.training.memory.cards import Card, find_card
 from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.training.speed import EFFICIENCY, Speed, measured_speed
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
-    from ftlib.training.footprint import Footprint, Frozen
+    from ftlib.training.memory.footprint import Footprint, Frozen
 
 
 # The constants of the prediction; docs/plan.md says where they come from.
@@ -66,7 +66,7 @@ def _of_prepared(
     on: Card | None,
 ) -> dict[str, Any]:
     """Return the fields of a plan that are known once the data is prepared: trainings, askings and seconds."""
-    from ftlib.training.footprint import footprint, frozen_beside  # torch, which what comes before does not need
+    from ftlib.training.memory.footprint import footprint, frozen_beside  # torch, which what comes before does not need
 
     prepared = planner.prepared
     names, of_tasks = check_labels(recipe, prepared), check_tasks(recipe, prepared)

@@ -13,7 +13,7 @@ from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.register import register
 from ftlib.stages.step import Step
 from ftlib.stages.train import train
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher.record import Fisher
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 

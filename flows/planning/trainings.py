@@ -17,7 +17,7 @@ from ftlib.models.parameter_names import is_embedding
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import precision_on, room_of
 from ftlib.storage.files import in_bytes
-from ftlib.training.cards import Card
+from ftlib.training.memory.cards import Card
 from ftlib.training.objectives.policy import START, PolicyObjective
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
@@ -26,9 +26,9 @@ from ftlib.training.speed import Speed, thawing_flops, training_flops
 
 if TYPE_CHECKING:
     from ftlib.kinds.split import PreparedSplit
-    from ftlib.training.footprint import Footprint, Frozen, Heads
-    from ftlib.training.memory import Sized
-    from ftlib.training.thawing import Thawing
+    from ftlib.training.loops.thawing import Thawing
+    from ftlib.training.memory.footprint import Footprint, Frozen, Heads
+    from ftlib.training.memory.prediction import Sized
 
 
 def heads_of(recipe: Recipe, tasks: Mapping[str, Sequence[str]]) -> "Heads":
@@ -54,7 +54,7 @@ class Sizing:
 
     def of(self, phase: Phase, trained: Checkpoint | None) -> dict[str, Any]:
         """Return the fields of a `PhasePlan` about memory; of a phase that is done also what was measured."""
-        from ftlib.training.memory import MEASURED, fitting, predict
+        from ftlib.training.memory.prediction import MEASURED, fitting, predict
 
         sized, room = self._sized(phase), room_of(self.recipe.compute, self.card)
         fields: dict[str, Any] = {"precision": sized.precision, "rows_at_a_time": sized.rows, "room_bytes": room}
@@ -72,8 +72,8 @@ class Sizing:
     def thawing(self, phase: Phase, steps_per_epoch: int) -> "tuple[Thawing, dict[str, int], dict[str, int]]":
         """Return when what trains begins to, and the sizes of all parameters, and of those that multiply tokens."""
         from ftlib.kinds.loading import head_modules
-        from ftlib.training.footprint import shapes_of
-        from ftlib.training.thawing import Thawing
+        from ftlib.training.loops.thawing import Thawing
+        from ftlib.training.memory.footprint import shapes_of
 
         model = shapes_of(self.model, self.recipe.kind(phase), len(self.labels), phase)
         thaws = phase.tuning.thaws(model, head_modules(model), steps_per_epoch)
@@ -83,9 +83,9 @@ class Sizing:
 
     def _sized(self, phase: Phase) -> "Sized":
         """Return a phase with its model, data and compute, as the prediction takes it."""
-        from ftlib.training.footprint import shapes_of, without_weights
-        from ftlib.training.memory import Sized
-        from ftlib.training.rollouts import stand_ins
+        from ftlib.training.loops.rollouts import stand_ins
+        from ftlib.training.memory.footprint import shapes_of, without_weights
+        from ftlib.training.memory.prediction import Sized
 
         kind, labels = self.recipe.kind(phase), len(self.labels)
         models = self.companions.get(phase.name, {})
@@ -115,8 +115,8 @@ class Sizing:
 
     def steps(self, phase: Phase) -> int:
         """Return the optimiser steps of one epoch of a phase."""
-        from ftlib.training.batches import epoch_batches
-        from ftlib.training.rollouts import prompt_lengths
+        from ftlib.training.loops.batches import epoch_batches
+        from ftlib.training.loops.rollouts import prompt_lengths
 
         splits = self._splits(phase, "train")
         sizes = [split.sizes for split in splits]

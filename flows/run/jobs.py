@@ -24,7 +24,7 @@ from ftlib.stages.prune import PruneJob
 from ftlib.stages.quantize import QuantizeJob
 from ftlib.stages.thin import ThinJob
 from ftlib.stages.train import TrainJob
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher.record import Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.penalties.base import Kept
 from ftlib.training.phase import Phase

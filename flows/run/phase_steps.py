@@ -18,7 +18,7 @@ from ftlib.stages.score import score
 from ftlib.stages.step import Steps, step
 from ftlib.stages.train import runs_on_ray, train
 from ftlib.stages.uphold import uphold
-from ftlib.training.fisher import Fisher, read_carried
+from ftlib.training.fisher.record import Fisher, read_carried
 from ftlib.training.phase import ANSWERS, CRITIC, Phase
 
 

@@ -62,7 +62,7 @@ from ftlib.stages.register import RegisterJob, register
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.step import Steps, step
 from ftlib.stages.thin import thin
-from ftlib.training.fisher import Fisher, read_carried
+from ftlib.training.fisher.record import Fisher, read_carried
 from ftlib.workspace import Workspace
 
 

@@ -22,8 +22,8 @@ from ftlib.kinds.kind import KINDS
 from ftlib.kinds.outcomes import Outcomes
 from ftlib.kinds.samples import Samples
 from ftlib.kinds.split import PreparedSplit
-from ftlib.training.batches import by_length
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import by_length
 from ftlib.training.resources import check_gpu
 
 ROWS = 32

@@ -22,8 +22,8 @@ from ftlib.errors import Interrupted, StorageError, TransientError, first_line
 from ftlib.on_ray.cluster import job_client
 from ftlib.on_ray.session import driver_environment, job_config, worker_environment
 from ftlib.storage.place import is_remote
+from ftlib.training.checkpoints.run_place import ATTEMPTS
 from ftlib.training.compute import Compute
-from ftlib.training.run_place import ATTEMPTS
 from ftlib.workspace import Workspace, write_durably
 
 P = TypeVar("P", bound=Config)

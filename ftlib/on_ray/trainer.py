@@ -32,16 +32,17 @@ from ftlib.errors import TransientError
 from ftlib.on_ray.cluster import nodes_here, told
 from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
-from ftlib.training import curves, fisher_pass
-from ftlib.training.bucket_checkpoints import step_saved
-from ftlib.training.fisher import FisherPlan
+from ftlib.training import curves
+from ftlib.training.checkpoints.in_bucket import step_saved
+from ftlib.training.checkpoints.run_place import run_place
+from ftlib.training.fisher import measuring as fisher_pass
+from ftlib.training.fisher.record import FisherPlan
 from ftlib.training.group import backend_of
-from ftlib.training.heartbeat import lost
+from ftlib.training.loops.heartbeat import lost
 from ftlib.training.optimizer import total_steps
 from ftlib.training.parts import drawn_from
 from ftlib.training.plan import Plan
 from ftlib.training.resources import Wanted, lacking
-from ftlib.training.run_place import run_place
 from ftlib.training.worker import threads, work
 
 _SPEC = "job.json"

@@ -14,7 +14,7 @@ from ftlib.evaluation.selection import Selection
 from ftlib.merging.candidates import Candidates
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel
 from ftlib.recipe.recipe import Recipe
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher.record import Fisher
 
 
 class Evidence(Config):

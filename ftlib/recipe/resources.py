@@ -17,16 +17,16 @@ from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
-from ftlib.training.cards import Card
 from ftlib.training.compute import Compute
-from ftlib.training.peak_memory import of_machine
+from ftlib.training.memory.cards import Card
+from ftlib.training.memory.peak_memory import of_machine
 from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.training.resources import Wanted, check_bf16, check_gpu
 from ftlib.wording import counted
 
 if TYPE_CHECKING:
-    from ftlib.training.footprint import Footprint, Frozen
+    from ftlib.training.memory.footprint import Footprint, Frozen
 
 
 def wanted(recipe: Recipe) -> tuple[Wanted, ...]:
@@ -195,7 +195,7 @@ def _sizes(
 
     Nothing where a model cannot be counted: the stage that loads it says why.
     """
-    from ftlib.training.footprint import footprint, frozen_beside
+    from ftlib.training.memory.footprint import footprint, frozen_beside
 
     phases = recipe.phases
     kind = recipe.answering_kind

@@ -52,7 +52,7 @@ def _build(job: AnswerJob, folder: Path, work: Workspace) -> PreparedDataset:
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.written_answers import WritePlan
     from ftlib.models.limits import limits_of
-    from ftlib.training.companions import check_companion
+    from ftlib.training.loops.companions import check_companion
 
     check_companion(f"answer {job.name}", job.model, job.tokenizer, ())
     for split in SCORED:

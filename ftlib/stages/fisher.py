@@ -11,10 +11,10 @@ from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, file_digest
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint, model_in
+from ftlib.training.checkpoints.run_place import RunPlace, attempt_of, run_place
 from ftlib.training.compute import Compute
-from ftlib.training.fisher import FILE, Fisher, FisherPlan
+from ftlib.training.fisher.record import FILE, Fisher, FisherPlan
 from ftlib.training.plan import Part
-from ftlib.training.run_place import RunPlace, attempt_of, run_place
 from ftlib.workspace import Workspace
 
 
@@ -70,7 +70,7 @@ def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPla
         compute=job.compute,
     )
     attempts.append(attempt := run_place(plan.run))
-    from ftlib.training.fisher_pass import work
+    from ftlib.training.fisher.measuring import work
     from ftlib.training.worker import RESULT, outcome
 
     if job.compute.most_workers:

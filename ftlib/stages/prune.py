@@ -50,7 +50,7 @@ def _build(job: PruneJob, folder: Path) -> Checkpoint:
     from ftlib.kinds.collate import Collator
     from ftlib.kinds.loading import load
     from ftlib.kinds.open_split import open_split
-    from ftlib.training.batches import by_length
+    from ftlib.training.loops.batches import by_length
 
     source = job.start.weights_folder
     depth = stack_of(source).depth

@@ -27,7 +27,7 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.signing import Signer
 from ftlib.registry.versions import Manifest, StandsOn, file_of
 from ftlib.report.report import Report
-from ftlib.training.fisher import write_carried
+from ftlib.training.fisher.record import write_carried
 from ftlib.workspace import Workspace
 
 

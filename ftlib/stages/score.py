@@ -58,7 +58,7 @@ def _build(job: ScoreJob, folder: Path, work: Workspace) -> PreparedDataset:
     """Copy the splits, with one more column in those that training reads."""
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.row_scores import ScorePlan
-    from ftlib.training.companions import check_companion
+    from ftlib.training.loops.companions import check_companion
 
     where = f"score {job.name}"
     check_companion(where, job.model, job.tokenizer, job.labels)

@@ -15,14 +15,14 @@ from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
+from ftlib.training.checkpoints.run_place import RunPlace, attempt_of, run_place
 from ftlib.training.compute import Compute
 from ftlib.training.curves import FILE as FOLLOWED
 from ftlib.training.curves import STOP
-from ftlib.training.fisher import FILE, Fisher
+from ftlib.training.fisher.record import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
-from ftlib.training.run_place import RunPlace, attempt_of, run_place
 from ftlib.workspace import Workspace
 
 
@@ -113,7 +113,7 @@ def _check_fresh_head(job: TrainJob) -> None:
 
 def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
-    from ftlib.training.companions import check_companion
+    from ftlib.training.loops.companions import check_companion
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)

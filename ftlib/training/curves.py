@@ -28,7 +28,7 @@ from ftlib.errors import Interrupted, ReglageError, TransientError
 from ftlib.progress import emit, note
 from ftlib.storage.claims import ClaimLostError
 from ftlib.storage.files import flush_file
-from ftlib.training.run_place import RunPlace
+from ftlib.training.checkpoints.run_place import RunPlace
 
 FILE = "curves.jsonl"
 STARTS = "starts.jsonl"

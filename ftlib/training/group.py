@@ -20,9 +20,9 @@ from ftlib import errors
 from ftlib.errors import ReglageError, TrainingError
 from ftlib.kinds.task_model import TaskModel
 from ftlib.training.compute import Compute
-from ftlib.training.frozen_bf16 import hold_frozen_in_bf16
 from ftlib.training.layers import checkpoint_activations, compile_layers, transformer_layers
-from ftlib.training.modes import batch_norms
+from ftlib.training.loops.frozen_bf16 import hold_frozen_in_bf16
+from ftlib.training.loops.modes import batch_norms
 from ftlib.training.resources import check_bf16
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import nn
 
 from ftlib.models.parameter_names import in_modules, is_embedding, is_factor, layer_of
-from ftlib.training.batches import epoch_batches
 from ftlib.training.group import own_part
+from ftlib.training.loops.batches import epoch_batches
 from ftlib.training.optimizers.base import OptimizerBase, ParameterGroup
 
 

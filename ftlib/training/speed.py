@@ -81,7 +81,7 @@ def _computing(plan: Plan, checkpoint: Checkpoint) -> tuple[int, int]:
     """Return the parameters that every token is multiplied with, and those of them that were trained."""
     if KINDS[plan.kind].modality == "text":
         return checkpoint.parameters, checkpoint.trained_parameters
-    from ftlib.training.footprint import footprint
+    from ftlib.training.memory.footprint import footprint
 
     size = footprint(plan.start.folder, plan.kind, len(plan.labels), plan.phase.tuning)
     return size.computing, min(size.trained, size.computing)

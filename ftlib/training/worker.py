@@ -30,30 +30,31 @@ from ftlib.models.checkpoint import adapter_in, model_in, snapshot_in, snapshots
 from ftlib.models.shards import write_shared_shards
 from ftlib.storage.claims import ClaimLostError
 from ftlib.storage.files import local_errors, private_folder
-from ftlib.training import heartbeat, peak_memory
-from ftlib.training.asking import Asking
-from ftlib.training.attempt import Trained
-from ftlib.training.by_task import minimised
-from ftlib.training.checkpoint_names import FOLDER
-from ftlib.training.checkpoints import State
+from ftlib.training.checkpoints.names import FOLDER
+from ftlib.training.checkpoints.resumable import State
+from ftlib.training.checkpoints.run_place import RESULT, RunPlace, result_bytes, run_place
+from ftlib.training.checkpoints.saving import on_first, write_model
+from ftlib.training.checkpoints.shards import compare, gather_into
 from ftlib.training.curves import FILE, STARTS, STOP, Curves
 from ftlib.training.group import Group, own_part, shards_of
-from ftlib.training.heartbeat import Heartbeat
-from ftlib.training.loop import Loop
-from ftlib.training.memory import MEASURED, predict
-from ftlib.training.modes import moving_statistics
+from ftlib.training.loops import heartbeat
+from ftlib.training.loops.asking import Asking
+from ftlib.training.loops.attempt import Trained
+from ftlib.training.loops.by_task import minimised
+from ftlib.training.loops.heartbeat import Heartbeat
+from ftlib.training.loops.loop import Loop
+from ftlib.training.loops.modes import moving_statistics
+from ftlib.training.loops.phase_loop import PhaseLoop
+from ftlib.training.loops.phase_model import build_model, place
+from ftlib.training.loops.policy_loop import PolicyLoop
+from ftlib.training.loops.rehearsal import enough_memory
+from ftlib.training.loops.rollouts import stand_ins
+from ftlib.training.memory import peak_memory
+from ftlib.training.memory.prediction import MEASURED, predict
 from ftlib.training.parts import open_part
-from ftlib.training.phase_loop import PhaseLoop
-from ftlib.training.phase_model import build_model, place
 from ftlib.training.plan import GroupPlan, Plan
-from ftlib.training.policy_loop import PolicyLoop
-from ftlib.training.rehearsal import enough_memory
 from ftlib.training.reproducible import reproducibly
 from ftlib.training.resources import check_gpu
-from ftlib.training.rollouts import stand_ins
-from ftlib.training.run_place import RESULT, RunPlace, result_bytes, run_place
-from ftlib.training.saving import on_first, write_model
-from ftlib.training.shards import compare, gather_into
 from ftlib.training.tuning.base import Facts, Problem
 from ftlib.wording import some
 from ftlib.workspace import write_durably

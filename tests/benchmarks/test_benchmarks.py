@@ -21,8 +21,8 @@ from benchmarks.train_throughput import interval, speed_ratios
 from benchmarks.workers import curve_distance
 from ftlib.kinds.open_split import open_split
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
-from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import global_batches
 
 ROOT = Path(__file__).parents[2]
 

@@ -27,7 +27,7 @@ from ftlib.stages.evaluate import outcomes_file
 from ftlib.stages.step import walk
 from ftlib.storage import Place, open_store
 from ftlib.training import curves
-from ftlib.training.batches import global_batches
+from ftlib.training.loops.batches import global_batches
 from ftlib.workspace import Workspace
 
 recipe, work = load_recipe(sys.argv[1]), Workspace(sys.argv[2])

@@ -32,9 +32,9 @@ from ftlib.registry import ModelRegistry
 from ftlib.stages.step import Step, walk
 from ftlib.stages.train import TrainJob
 from ftlib.testing import LABELS, tiny_chat_lm, tiny_classifier, tiny_preferences, tiny_recipe, tiny_thumbs, write_jsonl
-from ftlib.training.footprint import Footprint
+from ftlib.training.memory.footprint import Footprint
+from ftlib.training.memory.process_bytes import PROCESS
 from ftlib.training.phase import Companion
-from ftlib.training.process_bytes import PROCESS
 from ftlib.workspace import Workspace
 
 # No union knows this objective, so pydantic doubts what it writes.
@@ -110,7 +110,7 @@ def test_a_frozen_model_that_the_memory_does_not_hold_is_refused(
     bare = recipe.model_copy(update={"phases": (recipe.phases[0], tune.model_copy(update={part: {}}))})
     monkeypatch.setattr(resources, "of_machine", lambda: weight_bytes(large) * 99 // 100)
     found = {"tune": {name: find_model(said.model) for name, said in tune.beside.items() if said.model}}
-    monkeypatch.setattr("ftlib.training.footprint.footprint", small)
+    monkeypatch.setattr("ftlib.training.memory.footprint.footprint", small)
     resources.check_resources(bare, model, found)
     with pytest.raises(
         RecipeError, match=rf"phases\[tune\]{words}: 1 worker with .* hold at least .* but this machine has"

@@ -14,7 +14,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.stages.step import walk
 from ftlib.testing import tiny_recipe
-from ftlib.training.fisher import FILE, FOLDER, read_carried
+from ftlib.training.fisher.record import FILE, FOLDER, read_carried
 from ftlib.workspace import Workspace
 
 LEARN = {"objective": {"kind": "classification"}, "optimizer": {"epochs": 1, "batch_size": 8}}

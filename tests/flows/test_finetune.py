@@ -32,7 +32,7 @@ from ftlib.progress import Progress, emit, note
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.stages.step import Step
 from ftlib.training import curves
-from ftlib.training.run_place import RunPlace
+from ftlib.training.checkpoints.run_place import RunPlace
 from ftlib.workspace import Workspace, exclusive
 from tasks.runner import STAGE, Runner
 

@@ -319,6 +319,6 @@ def test_divergence_on_the_gpu_is_that_on_the_processor(
 @pytest.mark.parametrize("case", ["bert-66m full, 16 rows by 4", "llama-66m LoRA, 8 rows"])
 def test_what_is_predicted_is_within_a_tenth_of_what_tensors_took(case: str, use_gpu: bool) -> None:
     if not use_gpu:
-        pytest.skip("tests/ftlib/training/test_memory.py measures the processor")
+        pytest.skip("tests/ftlib/training/memory/test_prediction.py measures the processor")
     facts = measure(case, use_gpu=True)
     assert facts["predicted_memory_bytes"] == pytest.approx(facts["measured_memory_bytes"], rel=0.1)

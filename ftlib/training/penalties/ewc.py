@@ -39,7 +39,7 @@ class EWC(PenaltyBase):
 
     def start(self, at: Start) -> Pull:
         """Copy the weights before step 0, and read this rank's part of F."""
-        from ftlib.training.fisher_parts import read_parts
+        from ftlib.training.fisher.parts import read_parts
         from ftlib.training.penalties.quadratic import Quadratic
 
         assert at.fisher is not None

@@ -21,7 +21,7 @@ from ftlib.kinds.loading import load, load_processor
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.registry.versions import MANIFEST, Manifest
 from ftlib.storage.sealed_records import parse
-from ftlib.training.batches import by_length
+from ftlib.training.loops.batches import by_length
 from ftlib.training.rewards.base import Answered
 
 BATCH = 32

@@ -51,7 +51,7 @@ class LinearProbe(TuningBase):
     @override
     def solve(self, problem: Problem) -> Facts:
         """Fit the head's last layer. Raises TrainingError if a label has no training row."""
-        from ftlib.training.linear_probe_fit import fit_probe
+        from ftlib.training.solved.linear_probe_fit import fit_probe
 
         return fit_probe(problem, self.l2, self.PATH, self.USUAL)
 

@@ -175,7 +175,7 @@ class LoRA(MergedOrKept):
         """
         from torch import nn
 
-        from ftlib.training.frozen import never_trained
+        from ftlib.training.loops.frozen import never_trained
 
         still = never_trained(model)
         if not isinstance(self.targets, str):

@@ -131,7 +131,7 @@ class ZeroShot(TuningBase):
 
         Raises RecipeError for sentences that do not tell the labels apart, or that the model cannot read.
         """
-        from ftlib.training.zero_shot_head import make_head
+        from ftlib.training.solved.zero_shot_head import make_head
 
         spoken = self.spoken(problem.labels)
         return make_head(problem, spoken, self.embedding, self.scale, self.SCALES, self.USUAL)

@@ -11,7 +11,7 @@ from flows.planning.facts import RunPlan
 from flows.planning.plan import make_plan
 from ftlib.recipe.file import load_recipe
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_recipe, write_jsonl
-from ftlib.training.process_bytes import PROCESS
+from ftlib.training.memory.process_bytes import PROCESS
 from ftlib.workspace import Workspace
 
 pytestmark = pytest.mark.slow  # a second of matrix products for every plan

@@ -44,7 +44,7 @@ from ftlib.stages.select import SelectJob
 from ftlib.stages.step import Step, walk
 from ftlib.stages.train import TrainJob
 from ftlib.testing import LABELS, tiny_recipe
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher.record import Fisher
 from ftlib.training.phase import Companion
 from ftlib.workspace import Workspace
 from tasks import runner

@@ -37,8 +37,8 @@ from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import write_jsonl
 from ftlib.training import curves
-from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import global_batches
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase

@@ -20,8 +20,8 @@ from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import check_resources, wanted
 from ftlib.testing import tiny_recipe
-from ftlib.training.cards import find_card
 from ftlib.training.compute import Compute
+from ftlib.training.memory.cards import find_card
 from ftlib.training.resources import Wanted, lacking
 
 

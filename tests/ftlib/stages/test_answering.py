@@ -25,7 +25,7 @@ from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_questions
-from ftlib.training.batches import global_batches
+from ftlib.training.loops.batches import global_batches
 from tests.ftlib.stages.kit import Bench, losses
 
 WINDOW: dict[str, Any] = {

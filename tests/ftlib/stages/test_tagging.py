@@ -23,7 +23,7 @@ from ftlib.recipe.preflight import check_labels
 from ftlib.recipe.recipe import Recipe
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import tiny_tagged_rows
-from ftlib.training.batches import global_batches
+from ftlib.training.loops.batches import global_batches
 from tests.ftlib.stages.kit import Bench, losses
 
 TAGS = ("B-BUG", "B-PAY", "I-BUG", "I-PAY", "O")

@@ -24,14 +24,14 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_causal_lm, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.batches import global_batches, token_batches
 from ftlib.training.compute import Compute
-from ftlib.training.linear_probe_fit import best_l2
+from ftlib.training.loops.batches import global_batches, token_batches
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.optimizers.sgd import SGD
 from ftlib.training.phase import EarlyStopping, Phase
+from ftlib.training.solved.linear_probe_fit import best_l2
 from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.linear_probe import LinearProbe

@@ -22,8 +22,8 @@ from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
 from ftlib.storage.files import in_bytes
 from ftlib.tracking.run_facts import RunFacts
+from ftlib.training.checkpoints.run_place import RunPlace
 from ftlib.training.curves import Curves
-from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"

@@ -23,8 +23,8 @@ from ftlib.recipe.file import load_recipe
 from ftlib.stages.step import Step
 from ftlib.tracking.state import Curve, RunState
 from ftlib.tracking.tensorboard import TensorBoard
+from ftlib.training.checkpoints.run_place import RunPlace
 from ftlib.training.curves import Curves
-from ftlib.training.run_place import RunPlace
 from ftlib.workspace import Workspace
 
 speeds = itertools.count(100.25)

@@ -23,7 +23,7 @@ from ftlib.testing import tiny_boxed_cells, tiny_detector, tiny_prepared_as
 from ftlib.training import curves
 from ftlib.training.augmentation.images import ImageAugmentation
 from ftlib.training.augmentation.mirrored_images import Mirror
-from ftlib.training.batches import Order
+from ftlib.training.loops.batches import Order
 from tests.ftlib.training.image_kit import LABELS, PIXELS, image_data, image_phase, image_start, trained
 
 EVERYTHING = ImageAugmentation(crop_scale=(0.3, 0.9), flip=0.5, colour=0.3, erase=0.5)

@@ -59,9 +59,9 @@ from ftlib.testing import (
     tiny_thumbs,
 )
 from ftlib.training import curves
-from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group
+from ftlib.training.loops.asking import Asking
 from ftlib.training.objectives import Objective
 from ftlib.training.objectives.policy import GROUP, START, WORTH
 from ftlib.training.phase import Phase

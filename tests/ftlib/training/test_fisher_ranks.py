@@ -21,8 +21,8 @@ from ftlib.kinds.loading import load
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training.compute import Compute
-from ftlib.training.fisher import FILE, FisherPlan
-from ftlib.training.fisher_pass import measure
+from ftlib.training.fisher.measuring import measure
+from ftlib.training.fisher.record import FILE, FisherPlan
 from ftlib.training.group import Group, unwrap
 from ftlib.training.penalties.base import Start
 from ftlib.training.penalties.ewc import EWC

@@ -17,13 +17,13 @@ import torch.multiprocessing as mp
 
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import config_digest, weights_digest
-from ftlib.training.attempt import Trained
-from ftlib.training.checkpoints import State
+from ftlib.training.checkpoints.resumable import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group
+from ftlib.training.loops.attempt import Trained
+from ftlib.training.loops.phase_model import build_model, place
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.phase import Phase
-from ftlib.training.phase_model import build_model, place
 from ftlib.training.plan import Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _write_result

@@ -24,9 +24,9 @@ from ftlib.models.parameter_names import layer_of
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import ImageFamily
 from ftlib.training import curves
-from ftlib.training.batches import Order
 from ftlib.training.compute import Compute
-from ftlib.training.modes import into_training, moving_statistics
+from ftlib.training.loops.batches import Order
+from ftlib.training.loops.modes import into_training, moving_statistics
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
 from tests.ftlib.training.image_kit import LABELS, image_data, image_phase, image_start, trained

@@ -15,10 +15,10 @@ from torch import nn
 from ftlib.errors import TrainingError
 from ftlib.kinds.loading import load_model
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
-from ftlib.training.attempt import Trained
-from ftlib.training.checkpoints import State
+from ftlib.training.checkpoints.resumable import State
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group
+from ftlib.training.loops.attempt import Trained
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase

@@ -19,8 +19,9 @@ from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
-from ftlib.training import checkpoint_parts, curves, worker
-from ftlib.training.checkpoint_names import saved_step
+from ftlib.training import curves, worker
+from ftlib.training.checkpoints import parts as checkpoint_parts
+from ftlib.training.checkpoints.names import saved_step
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
 

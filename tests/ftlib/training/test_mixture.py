@@ -24,8 +24,8 @@ from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_prepared_as, tiny_rows, tiny_tokenizer
 from ftlib.training import curves
-from ftlib.training.batches import MixedOrder, Order, batches_in, batches_of_parts
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import MixedOrder, Order, batches_in, batches_of_parts
 from ftlib.training.mixture import Mixing, Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace

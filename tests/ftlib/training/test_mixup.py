@@ -13,8 +13,8 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_image_classifier, tiny_prepared, tiny_rows
-from ftlib.training.asking import Asking
 from ftlib.training.group import Group
+from ftlib.training.loops.asking import Asking
 from ftlib.training.objectives.mixup import Mixup
 
 ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))

@@ -22,7 +22,7 @@ from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_prompts
 from ftlib.training import curves
 from ftlib.training.compute import Compute
-from ftlib.training.live_bytes import LiveBytes
+from ftlib.training.memory.live_bytes import LiveBytes
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace

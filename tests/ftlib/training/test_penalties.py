@@ -22,9 +22,9 @@ from ftlib.stages.fisher import FisherJob, fisher
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows
 from ftlib.training import curves
-from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
-from ftlib.training.fisher import Fisher
+from ftlib.training.fisher.record import Fisher
+from ftlib.training.loops.batches import global_batches
 from ftlib.training.optimizers.sgd import SGD
 from ftlib.training.penalties.base import Start
 from ftlib.training.penalties.ewc import EWC

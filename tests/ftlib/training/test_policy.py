@@ -35,9 +35,11 @@ from ftlib.testing import (
     tiny_prepared_as,
     tiny_prompts,
 )
-from ftlib.training import curves, rollouts
+from ftlib.training import curves
 from ftlib.training.compute import Compute
-from ftlib.training.memory import Sized, _writing, predict
+from ftlib.training.loops import rollouts
+from ftlib.training.loops.rollouts import prompt_lengths, stand_ins
+from ftlib.training.memory.prediction import Sized, _writing, predict
 from ftlib.training.objectives.grpo import GRPO
 from ftlib.training.objectives.policy import START
 from ftlib.training.objectives.rloo import RLOO
@@ -45,7 +47,6 @@ from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase
 from ftlib.training.rewards.length import Length
 from ftlib.training.rewards.model import Model
-from ftlib.training.rollouts import prompt_lengths, stand_ins
 from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace
 
@@ -151,7 +152,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from ftlib.stages.train import TrainJob, train
-from ftlib.training import rollouts
+from ftlib.training.loops import rollouts
 from ftlib.workspace import Workspace
 sample, calls = rollouts.sample, []
 def hangs(*args, **more):

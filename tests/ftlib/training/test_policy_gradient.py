@@ -13,13 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.sampling import Sample, sample
-from ftlib.training.asking import Asking
 from ftlib.training.group import Group
+from ftlib.training.loops.asking import Asking
+from ftlib.training.loops.rollouts import Rollouts
 from ftlib.training.objectives.grpo import GRPO
 from ftlib.training.objectives.policy import START, PolicyObjective
 from ftlib.training.objectives.rloo import RLOO
 from ftlib.training.rewards.length import Length
-from ftlib.training.rollouts import Rollouts
 
 WORDS, LENGTH = 2, 3
 PROMPT = np.array([1, 0], np.int32)

@@ -21,10 +21,10 @@ from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_prepared, tiny_thumbs
-from ftlib.training.asking import Asking
-from ftlib.training.attempt import Sums
-from ftlib.training.first_loss import check_first_loss
 from ftlib.training.group import Group
+from ftlib.training.loops.asking import Asking
+from ftlib.training.loops.attempt import Sums
+from ftlib.training.loops.first_loss import check_first_loss
 from ftlib.training.objectives.dpo import DPO
 from ftlib.training.objectives.kto import KTO
 from ftlib.training.objectives.orpo import ORPO

@@ -20,10 +20,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ftlib.kinds.batch import LossSum
-from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
-from ftlib.training.ema import Average, averaged
 from ftlib.training.group import Group, accumulating, unwrap
+from ftlib.training.loops.asking import Asking
+from ftlib.training.loops.ema import Average, averaged
 from ftlib.training.objectives.prepared import Context, Prepared
 from ftlib.training.penalties.base import Start
 from ftlib.training.penalties.l2_sp import L2SP

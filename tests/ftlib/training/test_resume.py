@@ -113,7 +113,7 @@ def test_kill_9_and_resume_gives_bit_identical_weights(tmp_path: Path, ema_decay
 
 HANGING = """
 import time
-from ftlib.training import checkpoint_parts
+from ftlib.training.checkpoints import parts as checkpoint_parts
 flush = checkpoint_parts.flush
 def hang(stream):
     if "step-" in stream.name and int(stream.name.partition("step-")[2][:8]) > 6:

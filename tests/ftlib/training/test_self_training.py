@@ -32,10 +32,10 @@ from ftlib.testing import (
     tiny_text_to_text,
 )
 from ftlib.training import curves
-from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
-from ftlib.training.ema import Average
 from ftlib.training.group import Group
+from ftlib.training.loops.asking import Asking
+from ftlib.training.loops.ema import Average
 from ftlib.training.objectives.classification import Classification
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.cosine import Cosine

@@ -27,8 +27,8 @@ from ftlib.stages.base import BaseJob, TaskHead, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_classifier, tiny_prepared, tiny_rows, tiny_tagged_rows
 from ftlib.training import curves
-from ftlib.training.batches import Order
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import Order
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace

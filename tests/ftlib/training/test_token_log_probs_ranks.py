@@ -23,9 +23,9 @@ from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.split import PreparedSplit
-from ftlib.training.asking import Asking
 from ftlib.training.compute import Compute
 from ftlib.training.group import Group, accumulating
+from ftlib.training.loops.asking import Asking
 from ftlib.training.objectives.causal_lm import CausalLM
 from ftlib.training.objectives.token_distillation import CausalLMDistillation
 

@@ -33,8 +33,8 @@ from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared_as, tiny_prompts
 from ftlib.training import curves
-from ftlib.training.batches import global_batches
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import global_batches
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase

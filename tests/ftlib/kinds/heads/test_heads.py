@@ -33,8 +33,8 @@ from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import LABELS, tiny_classifier, tiny_multi_label_rows, tiny_prepared, tiny_scored_rows
 from ftlib.training import curves
-from ftlib.training.batches import micro_batches
 from ftlib.training.compute import Compute
+from ftlib.training.loops.batches import micro_batches
 from ftlib.training.objectives import Objective
 from ftlib.training.objectives.multi_label import MultiLabel
 from ftlib.training.objectives.regression import Regression

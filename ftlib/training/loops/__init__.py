@@ -1,0 +1,1 @@
+"""The loops of a phase, and what a step of them is made of."""

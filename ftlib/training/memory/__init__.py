@@ -1,0 +1,1 @@
+"""What a training holds: predicted before anything of it is there, and measured while it goes on."""
