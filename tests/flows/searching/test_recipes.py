@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 from prefect import Task as PrefectTask
 from prefect._internal.engine import resolve_custom_task_run_name
-from tests.flows.test_steps import given, made_up
 
 from flows.command_line.main import main
 from flows.run.steps import steps
@@ -22,6 +21,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.search.trial import Outcome, Trial
 from ftlib.stages.step import Step, walk
 from ftlib.workspace import Workspace
+from tests.flows.run.test_steps import given, made_up
 
 RATE = "phases.tune.optimizer.learning_rate"
 EPOCHS = "phases.tune.optimizer.epochs"

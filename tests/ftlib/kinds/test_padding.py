@@ -230,7 +230,8 @@ def test_a_padded_batch_is_answered_as_stock_transformers_answers_each_row(
             assert table.nll[row] == pytest.approx(float(nll), rel=1e-4, abs=1e-4)
     if kind not in LANGUAGE:
         pieces = [Piece(row.inputs, row.target) for row in uneven(kind)]  # type: ignore[arg-type]
-        said = _logits(load_model(folder, kind), kind, TEXT, pieces, 5)
+        asked = load_model(folder, kind)
+        said = _logits(asked, Collator.of(asked), kind, TEXT, pieces, 5)
         for ours, theirs in zip(said, expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4 * max(1, spread), rtol=1e-4)
     difference = publish_check._compared("model", stock, load_model(folder, kind), Candidate.of(start), data, 1e-5)

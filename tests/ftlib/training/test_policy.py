@@ -103,7 +103,8 @@ def test_micro_batches_draw_and_learn_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["texts", "chats"])
 def test_prompts_alone_teach_what_the_prompts_of_answered_rows_teach(tmp_path: Path, layout: str) -> None:
     if layout == "texts":
-        rows, tokenizer, quoted = tiny_prompts(20), tiny_lm_tokenizer(), "prompt"
+        rows = [{**row, "completion": "ask the team"} for row in tiny_prompts(20)]  # one length: batches go by it
+        tokenizer, quoted = tiny_lm_tokenizer(), "prompt"
         formats: list[Any] = [PromptCompletion(prompt="prompt", completion=one) for one in ("completion", None)]
     else:
         turns = tiny_chats(20)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.ftlib.training.test_zero_shot_head import left_out, ridge
 from transformers import AutoModelForImageClassification, AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from ftlib.data.datasets import PreparedDataset
@@ -24,6 +23,7 @@ from ftlib.testing import IMAGE_SIZE, tiny_classifier, tiny_image_classifier, ti
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 from tests.ftlib.training.image_kit import LABELS, image_data, image_phase, trained
+from tests.ftlib.training.solved.test_zero_shot_head import left_out, ridge
 
 SENTENCES = {label: (f"the {label}", f"{label} again and again") for label in LABELS}
 

@@ -22,8 +22,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
-from tests.ftlib.training.test_checkpoints import ALONE
-from tests.ftlib.training.test_checkpoints import Run as FolderRun
 
 from ftlib.errors import IntegrityError, Interrupted, StorageError
 from ftlib.progress import Progress, listen
@@ -43,6 +41,8 @@ from ftlib.training.loops.heartbeat import Heartbeat, signs
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
 from ftlib.workspace import Workspace
+from tests.ftlib.training.checkpoints.test_resumable import ALONE
+from tests.ftlib.training.checkpoints.test_resumable import Run as FolderRun
 from tests.ftlib.training.stopping import stopped_at
 from tests.ftlib.training.test_resume import losses, make_job
 
