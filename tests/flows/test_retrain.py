@@ -338,6 +338,7 @@ def test_a_person_decides_where_the_recipe_asks_for_it(
         assert kept.champion() == 1
 
 
+@pytest.mark.slow
 def test_a_person_s_rollback_holds_until_a_person_promotes(
     kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]]
 ):

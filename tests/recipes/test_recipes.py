@@ -76,7 +76,7 @@ each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.ste
 
 AT_ONCE = {
     *("quickstart", "fresh_data", "s3_registry", "distill"),
-    *("chat", "translation", "retrieval", "images", "detection", "reward", "grpo"),
+    *("chat", "translation", "retrieval", "detection", "reward"),
 }
 """Recipes that between them go every way from rows to a version, but for what tests of its own hold; the slow tier runs
 the others."""

@@ -119,6 +119,7 @@ def test_tables_with_and_without_texts_are_joined(predicted: tuple[str, ...] | N
     assert back.to_parquet() == whole.to_parquet()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_three_workers_measure_what_one_process_does_bit_for_bit(
     ends: tuple[Checkpoint, Checkpoint], data: PreparedDataset, ray_session: None, tmp_path: Path

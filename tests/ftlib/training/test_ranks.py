@@ -189,6 +189,7 @@ def test_the_average_of_two_ranks_is_the_average_of_one(two_ranks: list[dict[str
             assert all(after == before for before, _, after in said[sharding])
 
 
+@pytest.mark.slow
 def test_a_penalty_is_the_same_term_of_the_loss_on_two_ranks_as_on_one(
     two_ranks: list[dict[str, list[list[float]]]],
 ) -> None:
