@@ -14,7 +14,7 @@ from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.places import Registry
 from ftlib.registry.publish import Publish
 from ftlib.report.learning_curve import learning
-from ftlib.report.suspects import found_suspects
+from ftlib.report.suspects import found_suspects, suspects_line
 from ftlib.storage.place import is_remote
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
@@ -37,9 +37,9 @@ def print_summary(record: RunRecord, work: str) -> None:
         console.print(line, soft_wrap=True)
     for one in learning(evidence, Workspace(work)):
         console.print(one.said, soft_wrap=True)
-    if suspected := found_suspects(evidence, Workspace(work)):
+    if line := suspects_line(evidence, Workspace(work)):
         listed = page_in(work, f"runs/{evidence.recipe.name}/{record.report.suspects}")
-        console.print(f"suspects   {counted(len(suspected), 'row')} may have a wrong label: {listed}", soft_wrap=True)
+        console.print(f"suspects   {line}: {listed}", soft_wrap=True)
     print_page(console, "report", work, f"runs/{evidence.recipe.name}/report.html")
     console.print(_outcome(record.result, evidence.recipe.publish), soft_wrap=True)
     if record.wall_seconds:

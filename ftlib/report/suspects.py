@@ -37,6 +37,18 @@ def _cells(evidence: Evidence) -> Iterator[Measured]:
     yield from (cell for report in reports for cell in report.measured if cell.candidate == chosen)
 
 
+def suspects_line(evidence: Evidence, work: Workspace) -> str | None:
+    """Return what a run's end says of suspects; None where there are none, or more than one row in twenty.
+
+    So many say more of the model than of the labels; the page has them.
+    """
+    found = found_suspects(evidence, work) or []
+    rows = sum(
+        {(evidence.recipe.evaluations[c.evaluation].dataset, c.split): c.rows for c in _cells(evidence)}.values()
+    )
+    return f"{counted(len(found), 'row')} of {rows:,} may have a wrong label" if 0 < len(found) <= rows / 20 else None
+
+
 def suspects_section(evidence: Evidence, work: Workspace) -> Section | None:
     """Return how many labels may be wrong, and the ids of the likeliest; None where rows have not one label each."""
     load, evaluations = tables_in(work), evidence.recipe.evaluations
