@@ -82,6 +82,7 @@ def run(script: str, tree: Path, folder: Path, *texts: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_source_reads_every_row(followed: dict[str, Any]) -> None:
     assert followed["rows"][0] == 121
 

@@ -309,18 +309,13 @@ def test_a_promotion_that_lost_the_race_is_judged_against_the_new_champion(
     assert settled.reasons[-1] == "another retraining considered these files at the same time"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "what", "said"),
     [
         (Approval(decision="promote", who="Ada", why="looks right"), "promoted", "loss of at most 1"),
-        pytest.param(
-            *(Approval(decision="reject", who="Ada", why="wait for May"), "not_promoted", "Ada said no: wait for May"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *(None, "not_promoted", "a person has to agree: reglage registry promote tiny-router@2"),
-            marks=pytest.mark.slow,
-        ),
+        (Approval(decision="reject", who="Ada", why="wait for May"), "not_promoted", "Ada said no: wait for May"),
+        (None, "not_promoted", "a person has to agree: reglage registry promote tiny-router@2"),
     ],
 )
 def test_a_person_decides_where_the_recipe_asks_for_it(

@@ -162,6 +162,7 @@ class Tags(HTMLParser):
         self.words.append(data)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_recipe_give_the_same_bytes_however_fast_they_were(
     made: tuple[ReportJob, Workspace, Report], tmp_path: Path
 ) -> None:

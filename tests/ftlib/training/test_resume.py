@@ -123,6 +123,7 @@ checkpoint_parts.flush = hang
 """
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written_it_goes_on_from_the_one_before(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     (tmp_path / "job.json").write_text(job.model_dump_json())

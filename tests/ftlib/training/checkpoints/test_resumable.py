@@ -148,15 +148,16 @@ def on_ranks(of: int, work: WORK, sharding: str, folder: Path) -> None:
     mp.spawn(rank, args=(of, work, sharding, str(folder), str(meeting)), nprocs=of)  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrote", "reads", "sharding"),
     [
         (2, 1, "fsdp"),
-        pytest.param(1, 2, "fsdp", marks=pytest.mark.slow),
-        pytest.param(2, 4, "fsdp", marks=pytest.mark.slow),
-        pytest.param(4, 2, "fsdp", marks=pytest.mark.slow),
-        pytest.param(2, 1, "ddp", marks=pytest.mark.slow),
-        pytest.param(4, 1, "hfsdp", marks=pytest.mark.slow),
+        (1, 2, "fsdp"),
+        (2, 4, "fsdp"),
+        (4, 2, "fsdp"),
+        (2, 1, "ddp"),
+        (4, 1, "hfsdp"),
     ],
 )
 def test_parts_of_some_ranks_are_read_by_others(tmp_path: Path, wrote: int, reads: int, sharding: str) -> None:

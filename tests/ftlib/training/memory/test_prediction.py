@@ -191,6 +191,7 @@ def test_what_the_average_says_is_held_beside_what_the_model_says(sized: Any) ->
     assert beside.copies == without.copies
 
 
+@pytest.mark.slow
 def test_what_fits_is_told_and_fits(sized: Any) -> None:
     one = sized(tokens=True)
     whole = predict(one)
