@@ -162,6 +162,7 @@ class Arena:
         process, lasting = self.start(name, "again"), self.jobs[name].lasting
         if lasting and self.in_window(name, process):
             lasting(self.folder / name)
+            time.sleep(LASTING)  # it answers before it has said that it does, and until then a stop is one of its start
             process.kill("asked")
         process.wait()
         return process
