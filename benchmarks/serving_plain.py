@@ -24,6 +24,7 @@ class Body(BaseModel):
 
 
 def main(folder: str, port: int, threads: int, where: str) -> None:
+    """Answer by a pipeline until the process is ended: called in FastAPI's `threads`, or in its event loop."""
     torch.set_num_threads(threads)
     ask: Any = pipeline("text-classification", model=folder, top_k=None)
     app = FastAPI()

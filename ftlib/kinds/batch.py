@@ -75,7 +75,7 @@ class LossSum:
     objective gives the same names for every batch."""
 
 
-def mean_of(values: Tensor, where: Tensor | None = None) -> Float[Tensor, " two"]:
+def sum_and_count(values: Tensor, where: Tensor | None = None) -> Float[Tensor, " two"]:
     """Return what `LossSum.measured` says of values: their sum and number; of those alone that are meant by `where`."""
     import torch
 

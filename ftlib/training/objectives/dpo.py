@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.answer_log_probs import answer_log_probs
-from ftlib.kinds.batch import Batch, LossSum, mean_of
+from ftlib.kinds.batch import Batch, LossSum, sum_and_count
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -69,10 +69,10 @@ class DPO(Config):
             rewards = rewards / said.tokens
         margins = rewards[:, 0] - rewards[:, 1]
         measured = {
-            "chosen_reward": mean_of(rewards[:, 0]),
-            "rejected_reward": mean_of(rewards[:, 1]),
-            "reward_margin": mean_of(margins),
-            "reward_accuracy": mean_of(margins > 0),
+            "chosen_reward": sum_and_count(rewards[:, 0]),
+            "rejected_reward": sum_and_count(rewards[:, 1]),
+            "reward_margin": sum_and_count(margins),
+            "reward_accuracy": sum_and_count(margins > 0),
         }
         return LossSum(self.of_pairs(margins).sum().float(), len(batch), measured)
 

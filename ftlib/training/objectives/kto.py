@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.answer_log_probs import answer_log_probs, each_other
-from ftlib.kinds.batch import Batch, LossSum, mean_of
+from ftlib.kinds.batch import Batch, LossSum, sum_and_count
 from ftlib.training.objectives.prepared import Context, Prepared
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class KTO(Config):
         distance = (context.sums["rewards"] / context.sums["rows"]).clamp(min=0)
         wanted = batch.targets[::2].amax(dim=1) > 0
         measured = {
-            "wanted_reward": mean_of(rewards, wanted),
-            "unwanted_reward": mean_of(rewards, ~wanted),
-            "z0": mean_of(distance.expand(len(batch))),
+            "wanted_reward": sum_and_count(rewards, wanted),
+            "unwanted_reward": sum_and_count(rewards, ~wanted),
+            "z0": sum_and_count(distance.expand(len(batch))),
         }
         return LossSum(self.of_rows(rewards, distance, wanted).sum().float(), len(batch), measured)
 

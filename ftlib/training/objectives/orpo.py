@@ -8,7 +8,7 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, Config
 from ftlib.kinds.answer_log_probs import answer_log_probs
-from ftlib.kinds.batch import Batch, LossSum, mean_of
+from ftlib.kinds.batch import Batch, LossSum, sum_and_count
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,7 +35,7 @@ class ORPO(Config):
         """Return the sum over pairs, and their number."""
         per_token = answer_log_probs(model, batch).means
         margins = per_token[:, 0] - per_token[:, 1]
-        measured = {"margin_per_token": mean_of(margins), "preference_accuracy": mean_of(margins > 0)}
+        measured = {"margin_per_token": sum_and_count(margins), "preference_accuracy": sum_and_count(margins > 0)}
         return LossSum(self.of_pairs(per_token).sum().float(), len(batch), measured)
 
     def of_pairs(self, per_token: Float[Tensor, "pairs 2"]) -> Float[Tensor, " pairs"]:

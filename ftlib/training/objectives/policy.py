@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from ftlib.config import BatchKind, Config
-from ftlib.kinds.batch import UNTAUGHT, Batch, LossSum, mean_of
+from ftlib.kinds.batch import UNTAUGHT, Batch, LossSum, sum_and_count
 from ftlib.kinds.next_tokens import next_tokens
 from ftlib.training.objectives.prepared import Context, Prepared
 from ftlib.training.rewards import Reward
@@ -142,7 +142,7 @@ class PolicyObjective(Config, ABC):
         if self.updates == 1:
             return {}
         past = (advantages > 0) & (ratios > 1 + self.clip) | (advantages < 0) & (ratios < 1 - self.clip)
-        return {"clipped": mean_of(past)}
+        return {"clipped": sum_and_count(past)}
 
     def bounded(self, ratios: Tensor, advantages: Tensor) -> Tensor:
         """Return ratio x advantage; with several updates not more than it is at the border that `clip` draws."""

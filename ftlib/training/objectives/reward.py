@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from ftlib.config import BatchKind, Config
-from ftlib.kinds.batch import Batch, LossSum, mean_of
+from ftlib.kinds.batch import Batch, LossSum, sum_and_count
 
 
 class BradleyTerry(Config):
@@ -36,5 +36,5 @@ class BradleyTerry(Config):
         each = -logsigmoid(chosen - rejected - self.margin_scale * batch.targets)
         if self.centring:
             each = each + self.centring * (chosen + rejected).square()
-        measured = {"pair_margin": mean_of(chosen - rejected), "pair_accuracy": mean_of(chosen > rejected)}
+        measured = {"pair_margin": sum_and_count(chosen - rejected), "pair_accuracy": sum_and_count(chosen > rejected)}
         return LossSum(each.sum(), len(batch), measured)
