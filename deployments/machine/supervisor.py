@@ -29,6 +29,7 @@ from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, Service, State, StateFolder
 from deployments.machine.systemd import notify
+from deployments.resuming import ANEW
 from ftlib.errors import BusyError, Interrupted, StorageError, TransientError
 from ftlib.storage.files import local_errors
 from ftlib.wording import counted
@@ -442,13 +443,17 @@ class Supervisor:
         runs = [one for one in marked(self.folder.root) if one.runs_flow()]
         if self.state.url and self.api.answers(2.0):
             pids = {one.pid for one in runs}
-            ids = {id_ for id_, processes in running_flows().items() if pids & {one.pid for one in processes}}
+            flows = {id_: those for id_, those in running_flows().items() if pids & {one.pid for one in those}}
             try:
-                going_on = stopped_here(self.api, self.state.pool, programs.worker_name(self.folder), ids)
+                going_on = stopped_here(self.api, self.state.pool, programs.worker_name(self.folder), set(flows))
             except TransientError as error:
                 self.say(f"which runs go on is not known: {error}")
+            # Asked to end, one that looks anew would say that it crashed, and somebody is called.
+            kill(one for run in going_on if run.flow in ANEW for one in flows.get(run.id, []))
+            runs = [one for one in runs if one.lives()]
         if runs:
-            self.say(f"{counted(len(going_on), 'run')} ends its step and saves it, for at most {RUN_SECONDS:.0f} s")
+            saving = counted(sum(run.flow not in ANEW for run in going_on), "run")
+            self.say(f"{saving} ends its step and saves it, for at most {RUN_SECONDS:.0f} s")
             self._end_runs(runs)
         return going_on
 
