@@ -137,8 +137,12 @@ class Installation(Up):
         return next((folder.parent.name for folder in making), None)
 
     def registry(self) -> list[tuple[str, int]]:
-        """Return what lies in the registry: every file with its time of change; aliases are among them."""
-        return sorted((str(file), file.stat().st_mtime_ns) for file in (self.home / "registry").rglob("*"))
+        """Return what is published: every file of versions and aliases, with its time of change.
+
+        Leases and probes come and go with each run.
+        """
+        published = (file for top in ("blobs", "models") for file in (self.home / "registry" / top).rglob("*"))
+        return sorted((str(file), file.stat().st_mtime_ns) for file in published if file.is_file())
 
     def database_bytes(self) -> int:
         """Return the size of Prefect's database, what is not yet written back included.
