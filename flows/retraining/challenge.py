@@ -36,7 +36,7 @@ from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.retraining.live_verdict import hear, live_reasons
+from ftlib.retraining.live_verdict import Watched, hear, live_reasons
 from ftlib.retraining.policy import AllRows
 from ftlib.wording import counted, dated
 from ftlib.workspace import Workspace, overwrite
@@ -134,7 +134,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     given = given._replace(task_names=_task_names(r, folder))
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
-    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, _live(run.work, so_far.champion))
+    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, _live(r, run.work, so_far.champion))
     if worth.go and r != asked:
         note = "the champion's weights know them, so this starts from the recipe's model, on every row"
         worth = worth.model_copy(update={"reasons": (*worth.reasons, note)})
@@ -152,9 +152,13 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
 
 
-def _live(work: Workspace, champion: Champion | None) -> tuple[str, ...]:
+def _live(r: Recipe, work: Workspace, champion: Champion | None) -> tuple[str, ...]:
     """Return what `monitor` found of the champion's answers that no retraining has heard."""
-    return live_reasons(work, champion.name, champion.version, champion.sequence) if champion else ()
+    return live_reasons(work, _watched(r), champion.version, champion.sequence) if champion else ()
+
+
+def _watched(r: Recipe) -> Watched:
+    return Watched(r.publish.name, r.retrain.alias, r.publish.to.store().identity)
 
 
 def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
@@ -294,7 +298,7 @@ def settle(
     if challenge.what == "waiting":
         challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval, shown_hold)
     if challenge.champion:
-        hear(run.work, r.publish.name, challenge.champion.sequence)
+        hear(run.work, _watched(r), challenge.champion.sequence)
     decision = Decision(
         what="promoted" if challenge.what == "promoted" else "not_promoted",
         reasons=challenge.reasons,
