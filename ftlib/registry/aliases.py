@@ -123,8 +123,9 @@ class AliasLog:
         """Append an entry behind the one the caller decided against, and return it, or the one that says the same.
 
         Of the version that is in place already, a person's rollback is an entry of its own, since it begins a hold, and
-        so is the promotion that ends one. Raises ConflictError, naming who was faster, if the alias has moved to another
-        version since.
+        so is the promotion that ends one.
+
+        Raises ConflictError, naming who was faster, if the alias has moved to another version since.
         """
         newest = self.newest()
         same = newest is not None and newest.version == version
