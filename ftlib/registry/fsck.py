@@ -56,9 +56,9 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
     """
     store = registry.store
     objects = list(collectable(store))  # before the versions, so that what is committed meanwhile is not called garbage
-    leases = tuple(held.lease.who for held in held_leases(store))
     check = _Check(registry)
-    models = registry.models()
+    leases = tuple(held.lease.who for held in check.attempt("leases", lambda: held_leases(store)) or ())
+    models = check.attempt("registry.json", registry.models) or []
     for name in models:
         if check.attempt(f"models/{name}", lambda name=name: model_name(name)):
             check.versions_of(name)
