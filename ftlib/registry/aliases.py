@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ftlib.config import Config, Name
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
-from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers, spans
+from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers_in, spans
 from ftlib.storage.leases import utc_now
 from ftlib.storage.sealed_records import read_record, read_sealed, record_bytes
 from ftlib.storage.store import Store
@@ -81,7 +81,7 @@ class AliasLog:
 
     def sequences(self) -> list[int]:
         """Return the numbers of the entries there are."""
-        return numbers(self.store.list(f"{aliases_path(self.name)}/{self.alias}"))
+        return numbers_in(self.store.list(f"{aliases_path(self.name)}/{self.alias}"))
 
     def newest(self) -> AliasEntry | None:
         """Return what the alias means now, or None if it was never set."""
