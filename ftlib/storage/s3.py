@@ -172,6 +172,8 @@ class S3Store(Store):
     def discard(self, path: str) -> bool:
         try:
             self._call("delete_object", path)
+        except FileNotFoundError:  # S3 itself answers 204 whether or not there is one
+            return True
         except StorageError:
             return False
         return True
