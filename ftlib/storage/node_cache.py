@@ -83,7 +83,9 @@ def node_view(place: Place) -> NodeView:
     server = place.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     key = (str(cache_root()), place.uri, server)
     with _views.lock:
-        return _views.made.setdefault(key, NodeView(place, cache_root(), server))
+        if key not in _views.made:
+            _views.made[key] = NodeView(place, cache_root(), server)
+        return _views.made[key]
 
 
 @dataclass
