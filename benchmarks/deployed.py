@@ -106,7 +106,9 @@ class Installation(Up):
     def write(self, name: str, rows: list[dict[str, str | int]], workers: int, epochs: int = 0) -> None:
         """Write a recipe below the home, and its rows."""
         (self.home / "recipes").mkdir(exist_ok=True)
+        seed = 1 if workers else 0  # workers are no part of what a stage makes: of one seed the training would be done
         text = RECIPE.replace("NAME", name).replace("rows.jsonl", f"{name}.jsonl").replace("WORKERS", str(workers))
+        text += f"seed: {seed}\n"
         if epochs:
             text = text.replace("tuning: {kind: full}", f"tuning: {{kind: full}}, optimizer: {{epochs: {epochs}}}")
             text = text.replace("compute: {", "compute: {checkpoint_seconds: 2, ")

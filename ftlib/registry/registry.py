@@ -90,7 +90,7 @@ class ModelRegistry(RegistryReader):
         the version there and whether this call made it: one of the same manifest is the answer, and is made whole again
         if files of it are gone. Raises IntegrityError for bytes that are damaged here, or if `key` did not sign it.
         """
-        if to.store.uri == self.store.uri:
+        if to.store.identity == self.store.identity:
             raise StorageError(f"{version} is in {to.store.uri} already; name another registry to copy it to")
         manifest = self.manifest(version, key)
         to._found()

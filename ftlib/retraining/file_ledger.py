@@ -166,7 +166,7 @@ class FileLedger:
         listed = tuple(ListedFile(uri=uri, version=files[uri][0], bytes=files[uri][1]) for uri in sorted(files))
         return LedgerState(sequence=sequence, decision=decision, files=listed)
 
-    def append(self, changes: Changes, decision: Decision, after: int, nonce: str | None = None) -> bool:
+    def append(self, changes: Changes, decision: Decision, after: int, nonce: str = "") -> bool:
         """Record that these changes were considered; False if another run has recorded something since `after`.
 
         `after` is the sequence of the state that `changes` was compared with. The entry is the last thing written: a
