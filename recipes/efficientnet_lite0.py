@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftlib.errors import ModelError, first_line
-from ftlib.merging.files import appearing
+from ftlib.merging.files import new_model_folder
 from ftlib.models.quiet import quiet
 from recipes.building import build_once
 
@@ -85,7 +85,7 @@ def build(out: Path, weights: Path | None = None) -> Path:
         image_std=[128 / 255] * 3,
         include_top=False,  # which would divide by the deviation once more
     )
-    with appearing(out) as folder, quiet():
+    with new_model_folder(out) as folder, quiet():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     return out

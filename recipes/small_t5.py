@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ftlib.errors import DataError
-from ftlib.merging.files import appearing
+from ftlib.merging.files import new_model_folder
 from ftlib.models.quiet import quiet
 from recipes.building import build_once
 
@@ -49,7 +49,7 @@ def build(out: Path, files: Sequence[Path]) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = T5ForConditionalGeneration(T5Config(**settings))
-    with appearing(out) as folder, quiet():
+    with new_model_folder(out) as folder, quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out

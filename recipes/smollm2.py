@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlib.errors import ModelError, first_line
-from ftlib.merging.files import appearing
+from ftlib.merging.files import new_model_folder
 from ftlib.models.quiet import quiet
 from recipes.building import build_once
 
@@ -47,7 +47,7 @@ def build(out: Path, weights: Path | None = None) -> Path:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
-    with appearing(out) as folder, quiet():
+    with new_model_folder(out) as folder, quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out

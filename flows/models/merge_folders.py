@@ -221,7 +221,7 @@ def _completed(adapter: Path, base: Path, scratch: Path) -> tuple[Path, list[str
 
 def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard_mb: int | None) -> dict[str, Any]:
     from ftlib.merging.adapters import read_adapter, stands_elsewhere, write_scaled
-    from ftlib.merging.files import appearing, scratch_beside
+    from ftlib.merging.files import new_model_folder, scratch_beside
 
     if not kernel.scales_adapter or max_shard_mb:
         raise RecipeError(
@@ -230,7 +230,7 @@ def _scaled_adapter(kernel: Kernel, folders: list[Path], target: Path, max_shard
         )
     base, adapter = folders
     notes = stands_elsewhere(adapter, base)
-    with scratch_beside(target) as scratch, appearing(target) as work:
+    with scratch_beside(target) as scratch, new_model_folder(target) as work:
         start, warnings = _completed(adapter, base, scratch)
         mixed = write_scaled(adapter, start, kernel, work)
     return {"lora_alpha": read_adapter(target).get("lora_alpha"), "mixed": mixed, "warnings": [*notes, *warnings]}

@@ -25,7 +25,7 @@ from ftlib.merging.recorded import MERGE_RECORD
 from ftlib.models.folder import PROCESSOR_FILES, digest_of_tensors, tensor_files
 from ftlib.models.shards import shard_layout
 from ftlib.models.tensor_files import INDEX, TensorFile, index_of, lay_out, shard_names
-from ftlib.storage.files import flush_folder, local_errors
+from ftlib.storage.files import flush, flush_folder, local_errors
 
 BESIDE = ("config.json", "generation_config.json", "processor_config.json")
 WORKERS = 2
@@ -64,21 +64,21 @@ def write_merge(
     StorageError for a full or read-only disk, and what `stream` raises.
     """
     layout = _layout(plan, out, shard_bytes)
-    with local_errors(out, sum(file.size for file in layout)), appearing(out) as work:
+    with local_errors(out, sum(file.size for file in layout)), new_model_folder(out) as work:
         sink = _FileSink(work, layout)
         with sink:
             warnings = stream(plan, sink.take, chunk_bytes=chunk_bytes, workers=workers)
         source = plan.inputs[plan.reference].folder
         beside = [name for name in (*BESIDE, *PROCESSOR_FILES) if (source / name).is_file()]
         for name in beside:
-            _copy_durably(source / name, work / name)
+            _write_flushed(work / name, (source / name).read_bytes())
         if shard_bytes is None and (source / INDEX).is_file():
-            _copy_durably(source / INDEX, work / INDEX)
+            _write_flushed(work / INDEX, (source / INDEX).read_bytes())
         elif len(layout) > 1:
-            _write_durably(work / INDEX, index_of(layout).encode())
+            _write_flushed(work / INDEX, index_of(layout).encode())
         weights = sink.digest(plan.tensors)
         if record is not None:
-            _write_durably(work / MERGE_RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
+            _write_flushed(work / MERGE_RECORD, json.dumps({**record, "weights": weights}, indent=2).encode() + b"\n")
         names = tuple(sorted(path.name for path in work.iterdir()))
     return Merged(
         folder=str(out.absolute()),
@@ -137,7 +137,7 @@ def _layout(plan: MergePlan, out: Path, shard_bytes: int | None) -> list[TensorF
 
 
 @contextmanager
-def appearing(out: Path) -> Generator[Path]:
+def new_model_folder(out: Path) -> Generator[Path]:
     """Give a folder that becomes `out` if the block succeeds. What a killed attempt left of it is removed first.
 
     Raises ModelError if `out` has anything in it, BusyError if another process is writing it.
@@ -200,15 +200,10 @@ def _locked_folder(folder: Path) -> Generator[None]:
             os.close(descriptor)
 
 
-def _copy_durably(source: Path, target: Path) -> None:
-    _write_durably(target, source.read_bytes())
-
-
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_flushed(path: Path, data: bytes) -> None:
     with path.open("xb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -23,6 +23,7 @@ from ray.job_config import JobConfig
 from ftlib.errors import TransientError, first_line
 from ftlib.on_ray.guard import guarded
 from ftlib.storage import encryption
+from ftlib.storage.locks import flocked
 from ftlib.training.compute import Compute
 from ftlib.training.reproducible import CUBLAS, CUBLAS_VALUE
 
@@ -136,8 +137,7 @@ def _own_folder() -> Generator[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    with folder.joinpath(_LOCK).open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with flocked(folder / _LOCK):  # made anew, folder too, where another run has taken it for a dead one's just before
         try:
             with guarded(str(folder / "r")):  # not the lock: other runs open it to see whether it is free
                 yield str(folder / "r")

@@ -93,8 +93,9 @@ def _shares(counts: Sequence[int]) -> list[float]:
 
 def ks_distance(before: Mapping[int, int], now: Mapping[int, int]) -> float:
     """Return the largest gap between two cumulative distributions, given as counts by value."""
+    rows_before, rows_now = sum(before.values()), sum(now.values())
     values = sorted(before.keys() | now.keys())
-    gaps = (now.get(v, 0) / sum(now.values()) - before.get(v, 0) / sum(before.values()) for v in values)
+    gaps = (now.get(v, 0) / rows_now - before.get(v, 0) / rows_before for v in values)
     return max((abs(gap) for gap in accumulate(gaps)), default=0.0)
 
 

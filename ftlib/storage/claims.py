@@ -60,25 +60,32 @@ class Claim:
     def __init__(self, store: Store, name: str, holder: str, number: int, node: str = "") -> None:
         self.store, self.name, self.holder, self.node = store, name, holder, node
         self.lost = threading.Event()
-        self._began = time.monotonic()
+        self._began = self._last = time.monotonic()
         self._numbers = [number]
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name=f"claim {name}", daemon=True)
         self._thread.start()
 
     def _beat_on(self) -> None:
-        last = time.monotonic()
         while not self._ended.wait(SECONDS_BETWEEN_BEATS) and not self.lost.is_set():
             with suppress(ReglageError):  # a store that cannot be reached now; whoever reaches it may take the claim
-                late = time.monotonic() - last > PATIENCE / 2
-                # Who took it and ended has left no beat of its own, and none of ours.
-                if (late and self.store.size(_path(self.name, self._numbers[-1])) is None) or not self._beat():
+                if not self._goes_on():
                     self.lost.set()
-                    return
-                last = time.monotonic()
-                self._numbers.append(self._numbers[-1] + 1)
-                if self.store.discard(_path(self.name, self._numbers[0])):
-                    del self._numbers[0]
+
+    def _goes_on(self) -> bool:
+        """Send the next beat and put the oldest away; False where another has taken the claim over.
+
+        What is raised before the beat is sent leaves all as it was, and that beat is sent the next time.
+        """
+        late = time.monotonic() - self._last > PATIENCE / 2
+        # Who took it and ended has left no beat of its own, and none of ours.
+        if (late and self.store.size(_path(self.name, self._numbers[-1])) is None) or not self._beat():
+            return False
+        self._last = time.monotonic()
+        self._numbers.append(self._numbers[-1] + 1)
+        if self.store.discard(_path(self.name, self._numbers[0])):
+            del self._numbers[0]
+        return True
 
     def is_lost(self) -> bool:
         """Say whether another has taken it over, by a look of its own: the next beat may be seconds away."""

@@ -26,30 +26,39 @@ def exclusive(lock: Path, *, wait: bool, waiter: str = "") -> Generator[None]:
     """
     with ExitStack() as held:
         with local_errors(lock, elsewhere=another_disk(lock)):
-            stream = _held(lock, held, wait=wait, waiter=waiter)
+            stream = held.enter_context(_held(lock, wait=wait, waiter=waiter))
             stream.truncate(0)
             stream.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}).encode())
         yield
 
 
-def _held(lock: Path, held: ExitStack, *, wait: bool, waiter: str) -> FileIO:
-    """Return a lock file that is held and has its name: one that was waited for may have been deleted meanwhile."""
+def _held(lock: Path, *, wait: bool, waiter: str) -> FileIO:
+    try:
+        return flocked(lock, wait=False)
+    except BlockingIOError:
+        holder = _holder(lock)
+        if not wait:
+            raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
+        if waiter:
+            note(waiter, f"{lock.stem} is being made by {holder}: waiting for it")
+        return flocked(lock)
+
+
+def flocked(lock: Path, *, shared: bool = False, wait: bool = True) -> FileIO:
+    """Return a lock's file, made if it is missing, which is held until it is closed; `shared` with others who say so.
+
+    It has its name: one that was waited for may have been deleted meanwhile, and says nothing to who comes later.
+    Raises BlockingIOError if it is taken and `wait` is false.
+    """
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     while True:
         private_folder(lock.parent)
-        stream = held.enter_context(lock.open("a+b", buffering=0))
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            holder = _holder(stream.read())
-            if not wait:
-                raise BusyError(f"{lock.stem} is already running: {holder}; wait for it or stop it") from None
-            if waiter:
-                note(waiter, f"{lock.stem} is being made by {holder}: waiting for it")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        if is_named(stream, lock):
-            return stream
-        stream.close()
+        with ExitStack() as opened:
+            stream = opened.enter_context(lock.open("a+b", buffering=0))
+            fcntl.flock(stream, how)
+            if is_named(stream, lock):
+                opened.pop_all()
+                return stream
 
 
 def is_named(stream: FileIO, path: Path) -> bool:
@@ -59,9 +68,9 @@ def is_named(stream: FileIO, path: Path) -> bool:
     return False
 
 
-def _holder(text: bytes) -> str:
+def _holder(lock: Path) -> str:
     try:
-        facts = json.loads(text)
+        facts = json.loads(lock.read_bytes())
         return f"process {facts['pid']} since {facts['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return "another process"

@@ -33,7 +33,7 @@ from ftlib.errors import IntegrityError, StorageError
 from ftlib.storage import Place, Store, open_store
 from ftlib.storage.cache_room import Room
 from ftlib.storage.files import flush_file, local_errors, private_folder
-from ftlib.storage.locks import is_named
+from ftlib.storage.locks import flocked
 from ftlib.storage.place import is_remote
 from ftlib.storage.sealed_records import record_bytes
 from ftlib.storage.trees import Tree, TreeFile, read_tree, record_path
@@ -83,7 +83,9 @@ def node_view(place: Place) -> NodeView:
     server = place.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     key = (str(cache_root()), place.uri, server)
     with _views.lock:
-        return _views.made.setdefault(key, NodeView(place, cache_root(), server))
+        if key not in _views.made:
+            _views.made[key] = NodeView(place, cache_root(), server)
+        return _views.made[key]
 
 
 @dataclass
@@ -239,14 +241,9 @@ class NodeView:
     @staticmethod
     def _hold(path: Path) -> FileIO:
         """Hold a tree's lock shared, with other processes; its time of change says when it was last used."""
-        private_folder(path.parent)
-        while True:
-            stream = path.open("a+b", buffering=0)
-            fcntl.flock(stream, fcntl.LOCK_SH)
-            if is_named(stream, path):
-                os.utime(path)
-                return stream
-            stream.close()
+        stream = flocked(path, shared=True)
+        os.utime(path)
+        return stream
 
     def _name(self, path: Path, file: TreeFile) -> None:
         """Keep a file that was made here by its digest."""
@@ -331,14 +328,9 @@ def _drop_torn(path: Path, file: TreeFile) -> None:
 @contextmanager
 def _alone(lock: Path) -> Generator[None]:
     """Hold a blob's lock alone; it is gone when nobody waits for it."""
-    while True:
-        with lock.open("a+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if not is_named(stream, lock):
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-                fcntl.flock(stream, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too
-            return
+    with flocked(lock) as stream:
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            fcntl.flock(stream, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open too

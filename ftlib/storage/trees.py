@@ -115,9 +115,9 @@ def create_tree(store: Store, key: str, folder: Path, tree: Tree) -> Tree:
     StorageError, or TransientError once retries have not helped; nothing can be seen then, or what is seen is whole.
     """
     with lease(store, tuple(sorted({file.blob for file in tree.files}))) as renew:
-        not_sent = upload_blobs(store, folder, tree.files, renew)
+        there = upload_blobs(store, folder, tree.files, renew)
         store.create(record_path(key), record_bytes(tree))
-        upload_blobs(store, folder, not_sent, renew)
+        upload_blobs(store, folder, there, renew)
         stored = read_tree(store, key)
     if stored is None:
         raise TransientError(f"{store.uri}/{record_path(key)} was written and is not shown; run again")
@@ -134,17 +134,18 @@ def upload_blobs(
     once = {file.sha256: file for file in files}
     total, done = sum(file.bytes for file in once.values()), 0
 
-    def is_stored(file: TreeFile) -> bool:
+    def send(file: TreeFile) -> bool:
+        """Store a blob unless it is there; say whether it was sent."""
         if store.size(file.blob) == file.bytes:
-            return True
+            return False
         store.put_file(folder / file.path, file.blob, file.sha256)
-        return False
+        return True
 
-    not_sent: list[TreeFile] = []
+    there: list[TreeFile] = []
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        for file, stored in zip(once.values(), pool.map(is_stored, once.values()), strict=True):
-            not_sent += [file] if stored else []
+        for file, sent in zip(once.values(), pool.map(send, once.values()), strict=True):
+            there += [] if sent else [file]
             done += file.bytes
             emit("upload", done, total, BYTES)
             moved()
-    return tuple(not_sent)
+    return tuple(there)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ftlib.errors import StorageError
 from ftlib.storage.files import flush_folder, local_errors
+from ftlib.storage.locks import flocked
 from ftlib.work_collection.needs import (
     DAY,
     SAFE_SECONDS,
@@ -39,7 +40,7 @@ from ftlib.work_collection.needs import (
     largest_first,
     referrers_first,
 )
-from ftlib.workspace import RECORD, gate_of, is_named, users_in
+from ftlib.workspace import RECORD, gate_of, users_in
 
 CLOCKS_DIFFER = 60.0
 """Seconds by which two writers of one file system may see its clock differ."""
@@ -162,9 +163,11 @@ class WorkCollector:
 
     def _delete(self, output: _Output) -> bool:
         """Delete an output if nobody has asked for it since it was marked; its record first."""
-        with _unwritten(output.lock) as lock:
-            if lock is None:
-                return False
+        try:
+            held = flocked(output.lock, wait=False)
+        except BlockingIOError:
+            return False
+        with held:
             # One that we made just now is empty; whoever asks for an output writes into its lock.
             used = _time_of(output.lock) if output.lock.stat().st_size else output.used
             if used > output.used or used >= self._held_since():
@@ -227,9 +230,7 @@ class WorkCollector:
 
     def _sweep_shared(self, items: list[WorkItem]) -> tuple[str, ...]:
         """Delete shared files while nobody holds the folder or can enter; return those that somebody keeps us from."""
-        users_in(self.root).mkdir(exist_ok=True)  # a copied folder has none, and nobody has entered it yet
-        with gate_of(self.root).open("a+b", buffering=0) as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
+        with flocked(gate_of(self.root)):  # made in a copied folder, which has none: nobody has entered it yet
             if self._users():
                 return tuple(item.path for item in items)
             for item in items:
@@ -255,12 +256,9 @@ class WorkCollector:
 @contextmanager
 def alone_in(root: Path) -> Generator[tuple[str, ...]]:
     """Let nobody enter a work folder for as long as nobody is in it; yield who is: then nothing may be deleted."""
-    with local_errors(root, elsewhere="run as the user whose folder it is"):
-        users_in(root).mkdir(parents=True, exist_ok=True)
-        with gate_of(root).open("a+b", buffering=0) as gate:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            held = [path for path in sorted(users_in(root).glob("*.lock")) if _is_held(path)]
-            yield tuple(path.stem.rpartition("-")[0] for path in held)  # machine and process
+    with local_errors(root, elsewhere="run as the user whose folder it is"), flocked(gate_of(root)):
+        held = [path for path in sorted(users_in(root).glob("*.lock")) if _is_held(path)]
+        yield tuple(path.stem.rpartition("-")[0] for path in held)  # machine and process
 
 
 def size_of(paths: Iterable[Path]) -> int:
@@ -309,18 +307,6 @@ def collect_cache(
             if delete and not young:
                 discard(path)
     return WorkCollected(folder=str(cache), kept=largest_first(kept), garbage=largest_first(garbage))
-
-
-@contextmanager
-def _unwritten(lock: Path) -> Generator[bool | None]:
-    """Hold a lock file without changing its time; None if somebody has it."""
-    with lock.open("ab", buffering=0) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield True if is_named(stream, lock) else None
 
 
 def _is_held(lock: Path) -> bool:

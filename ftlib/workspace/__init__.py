@@ -10,7 +10,7 @@ It is a folder, or a prefix of a bucket. `ftlib.work_collection` deletes what no
 locks.
 """
 
-from ftlib.storage.locks import exclusive, is_named
+from ftlib.storage.locks import exclusive
 from ftlib.storage.user_cache import make_cache, user_cache
 from ftlib.workspace.in_bucket import InBucket
 from ftlib.workspace.kept import add, overwrite
@@ -26,7 +26,6 @@ __all__ = [
     "enter",
     "exclusive",
     "gate_of",
-    "is_named",
     "leave",
     "make_cache",
     "overwrite",

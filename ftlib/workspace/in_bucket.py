@@ -217,9 +217,9 @@ class InBucket(Workspace):
             file = TreeFile(path=path.name, sha256=file_digest(path), bytes=path.stat().st_size)
         record = SharedFile(file=file, nonce=uuid.uuid4().hex)
         with lease(self.store, (file.blob,)) as renew:
-            not_sent = upload_blobs(self.store, path.parent, (file,), renew)
+            there = upload_blobs(self.store, path.parent, (file,), renew)
             self.store.create(f"shared/{_posix(relative)}.json", record_bytes(record))
-            upload_blobs(self.store, path.parent, not_sent, renew)  # a collector may have read the leases just before
+            upload_blobs(self.store, path.parent, there, renew)  # a collector may have read the leases just before
         self.view.adopt_file(path, file)
 
     @override

@@ -14,8 +14,8 @@ from io import FileIO
 from pathlib import Path
 from threading import Lock
 
-from ftlib.storage.files import local_errors, private_folder
-from ftlib.storage.locks import is_named
+from ftlib.storage.files import local_errors
+from ftlib.storage.locks import flocked, is_named
 from ftlib.storage.user_cache import another_disk
 
 _entered: dict[tuple[Path, int], tuple[Path, FileIO]] = {}
@@ -32,9 +32,7 @@ def enter(root: Path) -> None:
     with _entering, local_errors(root, elsewhere=another_disk(root)):
         if key in _entered and is_named(_entered[key][1], _entered[key][0]):
             return
-        private_folder(users_in(root))
-        with gate_of(root).open("a+b", buffering=0) as gate:
-            fcntl.flock(gate, fcntl.LOCK_SH)
+        with flocked(gate_of(root), shared=True):
             path = users_in(root) / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
             stream = path.open("x+b", buffering=0)
             fcntl.flock(stream, fcntl.LOCK_EX)

@@ -23,10 +23,17 @@ class Future:
     """Keeps what it is given for its end, as Prefect's does."""
 
     def __init__(self) -> None:
-        self.callbacks = list[Callable[[Any], object]]()
+        self.callbacks, self.over = list[Callable[[Any], object]](), False
 
     def add_done_callback(self, call: Callable[[Any], object]) -> None:
         self.callbacks.append(call)
+        if self.over:
+            call(self)
+
+    def end(self) -> None:
+        self.over = True
+        for call in self.callbacks:
+            call(self)
 
     def result(self) -> Outcome:
         return Outcome(state="done", value=Estimate(value=0.5, low=0.4, high=0.6), candidate="end")
@@ -51,8 +58,7 @@ def test_a_search_keeps_no_more_the_longer_it_waits(
             waits.append(timeout)
             if len(waits) % LOOKS == 0:
                 for future in futures:
-                    for call in future.callbacks:
-                        call(future)
+                    future.end()
             return self.is_set()
 
     monkeypatch.setattr(trials, "_trial", Task())
