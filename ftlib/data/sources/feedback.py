@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self, cast
 from pydantic import model_validator
 from typing_extensions import override
 
-from ftlib.data.conversations import messages_of, turns_in
+from ftlib.data.conversations import holds_turns, messages_of, turns_in
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files import read_file
 from ftlib.data.row_keys import DELETED, is_tombstone, moment_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LOGGED = (".jsonl", ".ndjson", ".parquet", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
 MESSAGES = "messages"
 """The column of a corrected chat: its turns, and what the assistant should have answered."""
 _NAMES = 1000
@@ -96,7 +97,7 @@ class Feedback(StoredFiles):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Return those of files that hold numbers, truth values and lists as such."""
-        return (".jsonl", ".ndjson", ".parquet", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
+        return LOGGED
 
     @property
     @override
@@ -270,7 +271,7 @@ class _Log:
         if self.source.layout == "chats":
             turns = turns_in(value) if isinstance(value, str) else messages_of(value, {})
             row.values[name] = cast("list[Value]", turns) if isinstance(turns, list) else value
-        elif isinstance(value, list) or (isinstance(value, str) and _holds_turns(value)):
+        elif isinstance(value, list) or holds_turns(value):
             raise DataError(
                 f"{row.uri} line {row.line}: {name!r} holds the turns of a chat, {str(value)[:40]!r}, and prompts are "
                 "texts; set source.layout: chats, and a format that reads chats"
@@ -455,11 +456,6 @@ class _Log:
 def _says(value: Value) -> bool:
     """Say whether a cell holds anything: null and blank do not."""
     return value is not None and (not isinstance(value, str) or bool(value.strip()))
-
-
-def _holds_turns(text: str) -> bool:
-    """Say whether a text is a list of turns in JSON, as a chat is asked and older logs of `reglage serve` have it."""
-    return text.lstrip().startswith("[") and isinstance(messages_of(text, {}), list)
 
 
 def _corrected(prompt: Value, correction: Value) -> Value:
