@@ -169,7 +169,11 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     rows, kept, begun = data, list[Upheld | None](), dict[str, tuple[int, Form]]()
     if r.prune:
         trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
+    first, aside = [*trail], list[Checkpoint | None]()
     for phase in r.phases:
+        if phase.start:
+            aside, trail, form, answering = [*aside, *trail[len(first) :]], [*first], model.form, 0
+        data = models_beside.with_ends(r, phase, data, aside)
         begun[phase.name] = len(trail), form
         answering = len(trail) if r.takes_new_head(phase) else answering
         trail, rows, made = yield from one_phase(r, phase, trail, form, data)
@@ -184,7 +188,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     beside = yield from enriched(r, whole(trail), data and data.prepared, data and data.raw)
     swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
     selection = yield from chosen(r, swept, data and data.prepared)
-    checkpoints = whole(trail)
+    checkpoints, others = whole(trail), whole(aside)
     ends = checkpoints and checkpoints[answering:]
     measured_too = [*(ends or ()), *([onto] if onto else [])]
     finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
@@ -197,7 +201,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     length, form = begun[r.learning_phases[0].name]
     curve = yield from learnt_of_shares(r, trail[:length], form, data, beside)
     carries = (carried or not r.publish.fisher) and (curve or not r.learning_curve)
-    if not (data and checkpoints and swept and selection and final and carries and all(kept)):
+    if not (data and checkpoints and others is not None and swept and selection and final and carries and all(kept)):
         return None
     return Evidence(
         recipe=r,
@@ -210,7 +214,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         selection=selection,
         final=tuple(final),
         companions={
-            phase.name: models_beside.beside_phase(phase, checkpoints, data.companions.get(phase.name, {}))
+            phase.name: models_beside.beside_phase(phase, [*others, *checkpoints], data.companions.get(phase.name, {}))
             for phase in r.phases
             if phase.beside
         },
@@ -218,6 +222,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         onto=data.onto,
         upheld=tuple(one for one in kept if one),
         curve=curve,
+        aside=tuple(others),
     )
 
 
