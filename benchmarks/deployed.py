@@ -106,7 +106,9 @@ class Installation(Up):
     def write(self, name: str, rows: list[dict[str, str | int]], workers: int, epochs: int = 0) -> None:
         """Write a recipe below the home, and its rows."""
         (self.home / "recipes").mkdir(exist_ok=True)
+        seed = 1 if workers else 0  # workers are no part of what a stage makes: of one seed the training would be done
         text = RECIPE.replace("NAME", name).replace("rows.jsonl", f"{name}.jsonl").replace("WORKERS", str(workers))
+        text += f"seed: {seed}\n"
         if epochs:
             text = text.replace("tuning: {kind: full}", f"tuning: {{kind: full}}, optimizer: {{epochs: {epochs}}}")
             text = text.replace("compute: {", "compute: {checkpoint_seconds: 2, ")
@@ -137,8 +139,12 @@ class Installation(Up):
         return next((folder.parent.name for folder in making), None)
 
     def registry(self) -> list[tuple[str, int]]:
-        """Return what lies in the registry: every file with its time of change; aliases are among them."""
-        return sorted((str(file), file.stat().st_mtime_ns) for file in (self.home / "registry").rglob("*"))
+        """Return what is published: every file of versions and aliases, with its time of change.
+
+        Leases and probes come and go with each run.
+        """
+        published = (file for top in ("blobs", "models") for file in (self.home / "registry" / top).rglob("*"))
+        return sorted((str(file), file.stat().st_mtime_ns) for file in published if file.is_file())
 
     def database_bytes(self) -> int:
         """Return the size of Prefect's database, what is not yet written back included.

@@ -40,7 +40,7 @@ from ftlib.workspace import Workspace, user_cache
 
 one_line_errors()
 
-TRAINING = ("finetune", "retrain", "evaluate", "interpolate")
+TRAINING = ("finetune", "retrain", "search", "evaluate", "interpolate")
 """The flows whose runs start jobs and hold slots."""
 GOING_ON = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 RESTS = timedelta(minutes=10)

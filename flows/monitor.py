@@ -24,7 +24,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.report.live_answers import live_answers_page
 from ftlib.report.measured_page import write_page
-from ftlib.retraining.live_verdict import TITLES, LiveVerdict, Remembered, event_id_of, remember, remembered
+from ftlib.retraining.live_verdict import TITLES, LiveVerdict, Remembered, Watched, remember, remembered
 from ftlib.workspace import Workspace, overwrite
 
 one_line_errors()
@@ -54,15 +54,16 @@ def monitor(
     if deployment.id is not None and registry.alias(name, r.retrain.alias) is None:  # a schedule begins before it
         none = f"{registry.store.uri} has no {name}@{r.retrain.alias} yet: its first promotion begins the looks"
         return Completed(name=TITLES["too_few"], message=f"{TITLES['too_few']}: {none}")
+    watched = Watched(name, r.retrain.alias, registry.store.identity)
     with place.hold(f"monitor/{name}", wait=True, waiter="monitor"):
         verdict, entry = look(r, source, registry, now_utc())
-        before = remembered(place, name)
+        before = remembered(place, watched)
         told = [key for key in (before.told if before else ()) if _of_entry(key) == verdict.entry]
         show(r, verdict, place)
-        _tell(r, verdict, told, recipe)
+        _tell(watched, verdict, told, recipe)
         who = f"{flow_run.name or 'monitor'} {flow_run.id or uuid4()}"  # no other look's: of two one moves the alias
         verdict = go_back(r, registry, verdict, entry, who)
-        remember(place, name, Remembered(verdict=verdict, told=tuple(sorted({*told, *verdict.findings()}))))
+        remember(place, watched, Remembered(verdict=verdict, told=tuple(sorted({*told, *verdict.findings()}))))
         show(r, verdict, place)
     add_to_name(f"{verdict.model} {verdict.title.lower()}")
     return Completed(name=verdict.title, message=verdict.line(), data=verdict)
@@ -72,9 +73,9 @@ def _of_entry(key: str) -> int:
     return int(key.split(":")[1])
 
 
-def _tell(r: Recipe, verdict: LiveVerdict, told: list[str], recipe: str) -> None:
+def _tell(watched: Watched, verdict: LiveVerdict, told: list[str], recipe: str) -> None:
     """Send an event for each finding that none was sent for; before it is noted down, so that none is lost."""
-    link = artifact_url(artifact_key("monitor", r.publish.name))
+    link = artifact_url(artifact_key("monitor", watched.name))
     for key, said in verdict.findings().items():
         if key in told:
             continue
@@ -86,7 +87,7 @@ def _tell(r: Recipe, verdict: LiveVerdict, told: list[str], recipe: str) -> None
             **({"link": link} if link else {}),
         }
         event = QUALITY if key.startswith("quality:") else DRIFT
-        send_event(event, r.publish.name, event_id_of(key, verdict.name, verdict.registry), payload)
+        send_event(event, watched.name, watched.event_id(key), payload)
 
 
 def show(r: Recipe, verdict: LiveVerdict, work: Workspace) -> None:

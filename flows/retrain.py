@@ -13,7 +13,7 @@ from flows.pages.live_page import live_page
 from flows.pages.run_name import add_to_name, asked_name
 from flows.pages.run_page import RunPage
 from flows.retraining.approval import asks_a_person, one_at_a_time
-from flows.retraining.challenge import challenge, listing_of, settle
+from flows.retraining.challenge import challenge, judged_before, listing_of, settle
 from flows.retraining.retrain_page import show_retraining
 from flows.retraining.waiting import ask, taken_over
 from flows.run.tracked import tracked
@@ -55,7 +55,8 @@ def retrain(
                 tracked(tracking, r, place, page := RunPage(r.name, r.datasets), live.begun) as run,
                 entered(r, run) as entry,
             ):
-                judged = challenge(r, run, str(flow_run.id))
+                run_id = str(flow_run.id or "")
+                judged = judged_before(r, run.work, run_id) or challenge(r, run, run_id)
                 judged = judged.model_copy(update={"cost": entry.judged(judged).cost})
                 live.ended(judged.line())
         except OverBudget as error:

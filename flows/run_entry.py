@@ -18,7 +18,7 @@ from flows.run.record import RunRecord
 from ftlib.artifacts import Artifact
 from ftlib.costs.prices import Prices, Usage, read_prices
 from ftlib.costs.used import used
-from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line
+from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line, is_on_request
 from ftlib.progress import NOTE, Progress, listen, note
 from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
@@ -69,8 +69,7 @@ class RunEntry:
 
         The run ends with the error that it has.
         """
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-        state = "over budget" if isinstance(error, OverBudget) else "stopped" if stopped else "failed"
+        state = "over budget" if isinstance(error, OverBudget) else "stopped" if is_on_request(error) else "failed"
         try:
             self._keep(state=state, reason=first_line(error) if isinstance(error, Exception) else "on request")
         except (ReglageError, OSError) as second:

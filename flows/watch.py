@@ -90,9 +90,10 @@ class _Watched:
 
     def changes(self, now: dict[str, ListedFile]) -> Changes:
         """Compare two looks with the last event: a file that differs between them may still be written, and waits."""
+        now = {**now}
         for uri, file in self.first.items():
             if uri not in now or now[uri].identity != file.identity:
-                now = {**now, uri: now.get(uri, file).model_copy(update={"settled": False})}
+                now[uri] = now.get(uri, file).model_copy(update={"settled": False})
         new = {uri: file.model_copy(update={"settled": False}) for uri, file in now.items() if uri not in self.first}
         before = self.announced()
         return compare(LedgerState(files=before.files), ({**now, **new}).values())

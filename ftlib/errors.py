@@ -95,6 +95,11 @@ class OverBudget(Interrupted):
     exit_code = 9
 
 
+def is_on_request(error: BaseException) -> bool:
+    """Say whether somebody ended it: by a word of ours, by Ctrl-C, by a signal or a cancel that Prefect raises."""
+    return isinstance(error, Interrupted) or not isinstance(error, Exception)
+
+
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, in one line: its first, unless that only announces the next.
 

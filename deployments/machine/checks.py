@@ -173,7 +173,7 @@ def writable(what: str, folder: Path) -> Finding:
     return well(what, f"{folder.absolute()} can be written")
 
 
-def store(what: str, registry: str) -> Finding:
+def store(what: str, registry: str, endpoint_url: str | None = None) -> Finding:
     """Say whether a registry, or a work place in a bucket, can be written, and lets one of many writers win."""
     if "://" not in registry and not user_path(registry).is_dir():
         return writable(what, user_path(registry))
@@ -184,7 +184,8 @@ def store(what: str, registry: str) -> Finding:
     try:
         if "://" not in registry and not (written := writable(what, user_path(registry))).ok:
             return written
-        place = Place.parse(registry, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+        server = endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        place = Place.parse(registry, server)
         probe(open_store(place if place.remote else Place.parse(str(user_path(registry)))), WRITERS)
     except (ReglageError, OSError) as error:
         return split(what, str(error))
@@ -205,7 +206,7 @@ def sources(recipe: Recipe) -> Iterator[Finding]:
     to = recipe.publish.to
     place = to.place()
     if place.remote:
-        yield store("publish", place.uri)
+        yield store("publish", place.uri, place.endpoint_url)
 
 
 def cluster(recipe: Recipe) -> Iterator[Finding]:

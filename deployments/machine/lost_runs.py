@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from deployments.machine.api import GOING_ON, Api, Run
 from deployments.machine.processes import Process, kill, running_flows
-from deployments.resuming import RESUMING
+from deployments.resuming import ANEW, RESUMING
 from ftlib.errors import TransientError
 
 LOOKS = {"RUNNING": 2, "CANCELLING": 2, "PENDING": 4}
@@ -100,6 +100,7 @@ def put_back(api: Api, stopped: list[Run], say: Callable[[str], None]) -> None:
     """Let runs that were stopped with their installation wait for the next `up`; a run that is being cancelled ends.
 
     So does one that does not go on from where it was: a rollback that had moved its alias already would move it back.
+    One that looks anew each time is cancelled, and nobody is called for it.
     """
     for before in stopped:
         try:
@@ -111,6 +112,10 @@ def put_back(api: Api, stopped: list[Run], say: Callable[[str], None]) -> None:
             elif run.flow in RESUMING:
                 api.schedule(run, "Stopped together with its machine's installation; it goes on when that is up again.")
                 say(f"run {run.name!r} waits for the next `reglage up`, and goes on then")
+            elif run.flow in ANEW:
+                message = "Stopped together with its machine's installation; the next one looks again."
+                api.end_run(run, "CANCELLED", "Cancelled", message)
+                say(f"run {run.name!r} of {run.flow} was stopped; the next one looks again")
             else:
                 if run.state != "CRASHED":
                     api.end_run(

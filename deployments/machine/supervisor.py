@@ -20,18 +20,19 @@ from pathlib import Path
 from types import FrameType
 
 from deployments.machine import programs
-from deployments.machine.api import Api, Run
+from deployments.machine.api import Api
+from deployments.machine.child import Child
 from deployments.machine.database import check_database
-from deployments.machine.lost_runs import LostRuns, put_back, stopped_here
+from deployments.machine.lost_runs import LostRuns, put_back
 from deployments.machine.ports import HOST, TENSORBOARD, listen
-from deployments.machine.processes import Process, end, kill, listens, marked, now, process, running_flows
+from deployments.machine.processes import Process, end, kill, listens, marked, now, process
 from deployments.machine.programs import Program
 from deployments.machine.server import SOCKET
 from deployments.machine.state import Phase, Service, State, StateFolder
+from deployments.machine.stopping_runs import stop_runs
 from deployments.machine.systemd import notify
-from ftlib.errors import BusyError, Interrupted, StorageError, TransientError
+from ftlib.errors import BusyError, Interrupted, StorageError
 from ftlib.storage.files import local_errors
-from ftlib.wording import counted
 from ftlib.workspace import exclusive
 
 START_SECONDS = 180.0
@@ -41,8 +42,6 @@ FIRST_TRIES = 2
 LONGEST_BACK_OFF = 60.0
 CALM_SECONDS = 300.0
 """After so long without dying a program counts as well: the next restart is quick again."""
-RUN_SECONDS = 60.0
-"""What runs get to end their step and save it once they are asked to stop."""
 STOP_SECONDS = 15.0
 LOOK_SECONDS = 0.5
 LOST_SECONDS = 20.0
@@ -60,38 +59,6 @@ class AlreadyUp(BusyError):
 
 
 @dataclass
-class _Child:
-    """A program that is to run, and the process that runs it."""
-
-    program: Program
-    process: Process | None = None
-    popen: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    deaths: int = 0
-    """In a row."""
-    again: float = 0.0
-    """When it may be started next."""
-    answered: bool = False
-
-    def lives(self) -> bool:
-        if self.popen is not None:
-            self.popen.poll()  # else it stays a zombie
-        return self.process is not None and self.process.lives()
-
-    @property
-    def pid(self) -> int:
-        """Return its number; -1 where it never ran."""
-        return -1 if self.process is None else self.process.pid
-
-    def ended(self) -> str:
-        """Say how it ended, where that is known."""
-        code = None if self.popen is None else self.popen.poll()
-        if code is None:
-            return "is gone"
-        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-
-
-@dataclass
 class Supervisor:
     """One installation; `serve` runs it until it is told to stop."""
 
@@ -106,7 +73,7 @@ class Supervisor:
     """The environment to deploy; None for the one of last time, or that of Réglage's home."""
     recipes: tuple[Path, ...] = ()
     state: State = field(default_factory=State)
-    _children: dict[str, _Child] = field(default_factory=dict[str, _Child])
+    _children: dict[str, Child] = field(default_factory=dict[str, Child])
     _socket: socket.socket | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
     _hurry: threading.Event = field(default_factory=threading.Event)
@@ -201,10 +168,10 @@ class Supervisor:
     def _plan_server(self) -> None:
         assert self.port is not None
         self.state = self.state.model_copy(update={"port": self.port}).with_service(SERVER, url=self._url)
-        self._children[SERVER] = _Child(programs.server(self.folder, self.port, self.database))
+        self._children[SERVER] = Child(programs.server(self.folder, self.port, self.database))
 
     def _plan_worker(self) -> None:
-        self._children[WORKER] = _Child(self._worker())
+        self._children[WORKER] = Child(self._worker())
 
     def _worker(self) -> Program:
         """Return the worker of the server, the pool and the TensorBoard of now."""
@@ -222,7 +189,7 @@ class Supervisor:
         if board is None:
             self.state = self.state.with_service(BOARD, url=None, note="not installed: pip install tensorboard")
             return
-        self._children[BOARD] = _Child(board)
+        self._children[BOARD] = Child(board)
         self.state = self.state.model_copy(update={"tensorboard_port": port})
         self.state = self.state.with_service(BOARD, url=f"http://{HOST}:{port}", note="")
 
@@ -376,7 +343,7 @@ class Supervisor:
                 lost.look(self._children[WORKER].process)
                 next_look = time.monotonic() + LOST_SECONDS
 
-    def _keep(self, name: str, child: _Child) -> None:
+    def _keep(self, name: str, child: Child) -> None:
         """Say that a program died, and start it again once its pause is over."""
         if child.lives():
             return
@@ -428,40 +395,14 @@ class Supervisor:
         worker = service.process if service and service.process and service.process.lives() else None
         if worker is not None:
             worker.send(signal.SIGSTOP)
-        stopped = self._stop_runs()
+        api = self.api if self.state.url and self.api.answers(2.0) else None
+        stopped = stop_runs(self.folder, api, self.state.pool, self._hurry, self.say)
         if worker is not None:
             worker.send(signal.SIGKILL)
             worker.wait(5.0)
             self._note(WORKER, process=None)
-        if stopped and self.state.url:
-            put_back(self.api, stopped, self.say)
-
-    def _stop_runs(self) -> list[Run]:
-        """End the processes of runs, and return the runs of this installation that were going on."""
-        going_on: list[Run] = []
-        runs = [one for one in marked(self.folder.root) if one.runs_flow()]
-        if self.state.url and self.api.answers(2.0):
-            pids = {one.pid for one in runs}
-            ids = {id_ for id_, processes in running_flows().items() if pids & {one.pid for one in processes}}
-            try:
-                going_on = stopped_here(self.api, self.state.pool, programs.worker_name(self.folder), ids)
-            except TransientError as error:
-                self.say(f"which runs go on is not known: {error}")
-        if runs:
-            self.say(f"{counted(len(going_on), 'run')} ends its step and saves it, for at most {RUN_SECONDS:.0f} s")
-            self._end_runs(runs)
-        return going_on
-
-    def _end_runs(self, runs: list[Process]) -> None:
-        """Ask the processes of runs to end, all of them once the first, which each flow itself is, have ended."""
-        ids = {one.pid for one in runs}
-        flows = [one for one in runs if not one.descends_from(ids)]
-        for one in flows:
-            one.send(signal.SIGTERM)
-        deadline = time.monotonic() + RUN_SECONDS
-        while any(one.lives() for one in flows) and time.monotonic() < deadline and not self._hurry.is_set():
-            time.sleep(0.1)
-        end([one for one in marked(self.folder.root) if one.runs_flow()], 0.0 if self._hurry.is_set() else 3.0)
+        if stopped and api:
+            put_back(api, stopped, self.say)
 
     def _end_program(self, name: str, running: Process, grace: float) -> None:
         running.send(signal.SIGTERM)

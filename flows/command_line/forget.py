@@ -1,11 +1,11 @@
 """`reglage forget`: clear every trace of some rows from a work folder, and keep them from coming back."""
 
-import getpass
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
 
+from flows.command_line.aliases import user_name
 from flows.command_line.console import UserPath, emit, json_option
 from flows.command_line.lineage import spellings
 from flows.command_line.options import set_option, work_option
@@ -70,7 +70,7 @@ def forget(
     asked = (*spellings((*keys, *(_lines(file) if file else ()))),)
     place = Workspace(work)
     readers, unknown = _registries(place, registry_uri, endpoint_url)
-    who = by or _user()
+    who = by or user_name()
     if isinstance(place, InBucket):
         eraser = BucketEraser(place, asked, dataset, who, user_cache())
     else:
@@ -111,13 +111,6 @@ def _registries(work: Workspace, uri: str | None, endpoint_url: str | None) -> t
         else:
             readers.append(reader)
     return readers, unknown
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in a container
-        return "a user without a name"
 
 
 def _print(erasure: Erasure) -> None:

@@ -65,7 +65,7 @@ _LOOK_SECONDS = 1.0
 @click.option("--log-seconds", type=click.FloatRange(min=0.1), default=10.0, show_default=True, help="Until written.")
 @click.option("--replicas", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that answer.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of each; by default all cores, shared out.")
-@click.option("--gpu", is_flag=True, help="One GPU for each replica.")
+@click.option("--gpu", is_flag=True, help="One GPU for each replica, which computes there.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Inputs at once.")
 @click.option(
     "--wait-ms",
@@ -116,6 +116,8 @@ def serve(
     answers until then, and on if the new one fails. Answers are those of `reglage predict`.
     """
     quiet_libraries()
+    if gpu:
+        _check_gpus(replicas)
     champion = _resolved(open_registry(registry), model, key)
     name, which = parse_spec(model)
     if which is None:
@@ -150,6 +152,17 @@ def serve(
     serving = _serving(plan, replicas, threads, gpu, wait_ms)
     _until_stopped(serving, host, port, lambda: click.echo(_said(champion, plan, record), err=as_json))
     emit("stopped", record, as_json)
+
+
+def _check_gpus(replicas: int) -> None:
+    """Raise RecipeError where there are not as many: Ray would wait for them for ever."""
+    import torch
+
+    if (seen := torch.cuda.device_count()) < replicas:
+        raise RecipeError(
+            f"--gpu: got {counted(replicas, 'replica')}, allowed is one for each GPU, and torch sees "
+            f"{counted(seen, 'GPU')} here; give fewer --replicas, or leave it out"
+        )
 
 
 def _resolved(opened: ModelRegistry, spec: str, key: Path | None) -> Version:

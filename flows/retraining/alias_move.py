@@ -65,10 +65,11 @@ class AliasMove:
 
     def outcome(self, entry: AliasEntry) -> str:
         """Say in one line what making it came to."""
-        was = f" (before: version {self.before.version})" if self.before and self.moved(entry) else ""
-        verb = "is now" if self.moved(entry) else "was already"
+        other = self.before is None or self.before.version != entry.version
+        was = f" (before: version {self.before.version})" if self.before and other else ""
+        verb = "was already" if not self.moved(entry) else "is now" if other else "is still"
         said = f"{entry.name}@{entry.alias} {verb} version {entry.version}{was}, entry {entry.sequence}"
-        if entry.rolled_back:
+        if entry.rolled_back == "person":
             return f"{said}; no retraining promotes until a person does"
         return f"{said}; retrainings may promote again" if self.held and self.moved(entry) else said
 

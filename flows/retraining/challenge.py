@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from prefect.runtime import flow_run
+from pydantic import ValidationError
 
 from flows.retraining.approval import Approval
 from flows.retraining.champion import InPlace, against_champion, in_place, measured
@@ -31,12 +32,13 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.preflight import check_registry
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import CHAMPION, AliasEntry, ModelRegistry
+from ftlib.registry.aliases import AliasLog
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.render import html_with_outcome
 from ftlib.report.report import Report
 from ftlib.retraining.decisions import Champion, News, Verdict, nothing_to_read, worth_promoting, worth_training
 from ftlib.retraining.file_ledger import Changes, Decision
-from ftlib.retraining.live_verdict import hear, live_reasons
+from ftlib.retraining.live_verdict import Watched, hear, live_reasons
 from ftlib.retraining.policy import AllRows
 from ftlib.wording import counted, dated
 from ftlib.workspace import Workspace, overwrite
@@ -49,6 +51,8 @@ ATTEMPTS = 3
 class Challenge(Config):
     """A retraining so far: what it saw, what it decided and why."""
 
+    run: str = ""
+    """The id of the flow run; it stays the same when that is tried again."""
     recipe: Recipe
     what: Literal["skipped", "waiting", "not_promoted", "held", "superseded", "promoted"]
     reasons: tuple[str, ...]
@@ -113,6 +117,25 @@ class Challenge(Config):
         overwrite(work, f"runs/{name}/retrain.json", self.model_dump_json(indent=1).encode())
 
 
+def judged_before(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
+    """Return what this flow run had come to before it was killed; None where it has still to judge.
+
+    The case is kept before the alias moves. To look again would find the rows in the new champion, and nothing to do.
+    """
+    try:
+        kept = Challenge.model_validate_json(work.newest(f"runs/{r.name}/retrain.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    if not run_id or kept.run != run_id or kept.version is None:
+        return None
+    if kept.what != "waiting":
+        return kept
+    behind = (kept.champion.sequence if kept.champion else 0) + 1
+    entry = AliasLog(r.publish.to.store(), r.publish.name, r.retrain.alias).read(behind)
+    moved = entry is not None and entry.version == kept.version.version and not entry.rolled_back
+    return kept.ended("promoted", *kept.reasons) if moved else None
+
+
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
@@ -120,7 +143,12 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     listing = list_sources(r, registry.store, run.work, listing_of(run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
-        recipe=r, what="skipped", reasons=(), listing=listing, champion=champion.facts if champion else None
+        run=run_id,
+        recipe=r,
+        what="skipped",
+        reasons=(),
+        listing=listing,
+        champion=champion.facts if champion else None,
     )
     forgotten = to_unlearn(r, run.work, champion, registry)
     if not forgotten and (nothing := nothing_to_read(listing.changes, so_far.champion)):
@@ -134,7 +162,7 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     given = given._replace(task_names=_task_names(r, folder))
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
-    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, _live(run.work, so_far.champion))
+    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, _live(r, run.work, so_far.champion))
     if worth.go and r != asked:
         note = "the champion's weights know them, so this starts from the recipe's model, on every row"
         worth = worth.model_copy(update={"reasons": (*worth.reasons, note)})
@@ -152,9 +180,13 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
 
 
-def _live(work: Workspace, champion: Champion | None) -> tuple[str, ...]:
+def _live(r: Recipe, work: Workspace, champion: Champion | None) -> tuple[str, ...]:
     """Return what `monitor` found of the champion's answers that no retraining has heard."""
-    return live_reasons(work, champion.name, champion.version, champion.sequence) if champion else ()
+    return live_reasons(work, _watched(r), champion.version, champion.sequence) if champion else ()
+
+
+def _watched(r: Recipe) -> Watched:
+    return Watched(r.publish.name, r.retrain.alias, r.publish.to.store().identity)
 
 
 def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
@@ -289,18 +321,19 @@ def settle(
     registry = ModelRegistry(r.publish.to.store())
     if challenge.what == "skipped":
         if challenge.worth and challenge.worth.considered:
-            challenge.listing.record(registry.store, r, Decision(what="skipped", reasons=challenge.reasons))
+            skipped = Decision(what="skipped", reasons=challenge.reasons)
+            challenge.listing.record(registry.store, r, skipped, challenge.run)
         return challenge
     if challenge.what == "waiting":
         challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval, shown_hold)
     if challenge.champion:
-        hear(run.work, r.publish.name, challenge.champion.sequence)
+        hear(run.work, _watched(r), challenge.champion.sequence)
     decision = Decision(
         what="promoted" if challenge.what == "promoted" else "not_promoted",
         reasons=challenge.reasons,
         version=challenge.version.version if challenge.version else None,
     )
-    if not challenge.listing.record(registry.store, r, decision):
+    if not challenge.listing.record(registry.store, r, decision, challenge.run):
         note = "another retraining considered these files at the same time"
         challenge = challenge.model_copy(update={"reasons": (*challenge.reasons, note)})
     return challenge
@@ -362,6 +395,7 @@ def _promoted(
             return challenge.ended("held", held_by(hold), *unaware, *challenge.reasons, how)
         try:
             why = "; ".join([*challenge.reasons, *comment])
+            challenge.write(run.work)
             registry.promote(r.publish.name, r.retrain.alias, challenge.version.version, expected, who, why)
         except ConflictError:
             challenge = judge(r, run, challenge, registry)

@@ -38,10 +38,13 @@ class Listing(Config):
         """Return what is new, by dataset."""
         return {name: seen.changes for name, seen in self.seen.items()}
 
-    def record(self, store: Store, r: Recipe, decision: Decision) -> bool:
-        """Enter the decision in every ledger; False if another retraining has considered these files meanwhile."""
+    def record(self, store: Store, r: Recipe, decision: Decision, run: str) -> bool:
+        """Enter a run's decision in every ledger; False if another retraining has considered these files meanwhile.
+
+        A run that is tried again finds its own entry, and that is none of another.
+        """
         entered = [
-            FileLedger(store, r.publish.name, name).append(seen.changes, decision, seen.sequence)
+            FileLedger(store, r.publish.name, name).append(seen.changes, decision, seen.sequence, run)
             for name, seen in self.seen.items()
         ]
         return all(entered)

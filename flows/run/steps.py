@@ -5,6 +5,7 @@ not made yet: then what follows has no job. So every part here says what it need
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,6 +20,7 @@ from ftlib.data.listed import FileVersion
 from ftlib.data.sources.pins import pin
 from ftlib.evaluation.learning_curve import CurveEvidence, ShareEnd, of_share
 from ftlib.evaluation.principle_facts import Upheld
+from ftlib.evaluation.selection import Selection
 from ftlib.merging.batch_norm import has_batch_norm
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.plan import check_layers, check_patterns
@@ -157,51 +159,48 @@ def ingested(
     return raw if len(raw) == len(r.datasets) else None
 
 
+@dataclass
+class _Trained:
+    """What the phases made, as far as it is there."""
+
+    trail: list[Checkpoint | None]
+    """The start, and each phase's end; from the last phase that starts from the base model on."""
+    data: Data | None
+    """What all phases train on, with the ends that later ones ask of those in `aside`."""
+    rows: Data | None
+    """What the last phase read."""
+    upheld: list[Upheld | None]
+    begun: dict[str, tuple[int, Form]]
+    """By phase, how much of the trail there was before it, and the form of the model that it began with."""
+    aside: list[Checkpoint | None] = field(default_factory=list[Checkpoint | None])
+    """What phases made before one that starts from the base model."""
+    answering: int = 0
+    """Where in the trail the head of the last checkpoint was new: those before answer something else."""
+
+
 def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) -> Steps[Evidence | None]:
     """Train every phase of a model, interpolate, measure, choose, and measure the choice beside every phase's end."""
     elsewhere = models_beside.found_siblings(r, work) if data else []
-    start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
-    if start:
-        check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
-        _check_named_tensors(r, start)
+    start = yield from _started(r, data, model, elsewhere)
     onto = yield from carried_to(r, start, data)
-    trail, form, answering = [start], model.form, 0
-    rows, kept, begun = data, list[Upheld | None](), dict[str, tuple[int, Form]]()
-    if r.prune:
-        trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
-    first, aside = [*trail], list[Checkpoint | None]()
-    for phase in r.phases:
-        if phase.start:
-            aside, trail, form, answering = [*aside, *trail[len(first) :]], [*first], model.form, 0
-        data = models_beside.with_ends(r, phase, data, aside)
-        begun[phase.name] = len(trail), form
-        answering = len(trail) if r.takes_new_head(phase) else answering
-        trail, rows, made = yield from one_phase(r, phase, trail, form, data)
-        kept += yield from upheld(r, phase, whole(trail), data, made)
-        form = phase.tuning.leaves or form
-    siblings: list[Checkpoint | None] = [*elsewhere]
-    for seed in r.interpolation.seeds:
-        again = yield from trained(r, r.phases[-1], trail[:-1], rows, seed)
-        siblings.append(again and jobs.sibling_of(again, seed))
-    norms = _measures_norms(r, model)
-    named = named_by(r, whole(trail), whole(siblings), onto, data)
-    beside = yield from enriched(r, whole(trail), data and data.prepared, data and data.raw)
-    swept = yield from sweep(r, work, named, data and data.prepared, beside, norms=norms)
-    selection = yield from chosen(r, swept, data and data.prepared)
-    checkpoints, others = whole(trail), whole(aside)
-    ends = checkpoints and checkpoints[answering:]
-    measured_too = [*(ends or ()), *([onto] if onto else [])]
-    finalists = [*map(Candidate.of, measured_too), selection.chosen] if ends and selection else None
-    carried: Fisher | None = None
-    if r.publish.fisher:
-        at, rows = selection and selection.chosen, data and data.prepared
-        carrying = jobs.fisher_job(r, r.publish.fisher, at, rows) if at and rows else None
-        carried = yield from step(fisher, carrying, "to publish", on_ray=r.compute.most_workers > 0)
-    final = yield from measured(r, finalists, data and data.prepared, REPORT, len(trail) - answering + 1, beside)
-    length, form = begun[r.learning_phases[0].name]
-    curve = yield from learnt_of_shares(r, trail[:length], form, data, beside)
+    made = yield from _phases(r, start, data, model.form)
+    data = made.data
+    checkpoints, aside, prepared = whole(made.trail), whole(made.aside), data and data.prepared
+    siblings = yield from _siblings(r, made, elsewhere)
+    named = named_by(r, checkpoints, whole(siblings), onto, data)
+    beside = yield from enriched(r, checkpoints, prepared, data and data.raw)
+    swept = yield from sweep(r, work, named, prepared, beside, norms=_measures_norms(r, model))
+    selection = yield from chosen(r, swept, prepared)
+    carried = yield from _carried(r, selection, prepared)
+    ends = checkpoints and [*checkpoints[made.answering :], *([onto] if onto else [])]
+    finalists = [*map(Candidate.of, ends), selection.chosen] if ends and selection else None
+    final = yield from measured(r, finalists, prepared, REPORT, len(made.trail) - made.answering + 1, beside)
+    length, form = made.begun[r.learning_phases[0].name]
+    curve = yield from learnt_of_shares(r, made.trail[:length], form, data, beside)
     carries = (carried or not r.publish.fisher) and (curve or not r.learning_curve)
-    if not (data and checkpoints and others is not None and swept and selection and final and carries and all(kept)):
+    if not (data and checkpoints and aside is not None and swept and selection and final and carries):
+        return None
+    if not all(made.upheld):
         return None
     return Evidence(
         recipe=r,
@@ -214,16 +213,66 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         selection=selection,
         final=tuple(final),
         companions={
-            phase.name: models_beside.beside_phase(phase, [*others, *checkpoints], data.companions.get(phase.name, {}))
+            phase.name: models_beside.beside_phase(phase, [*aside, *checkpoints], data.companions.get(phase.name, {}))
             for phase in r.phases
             if phase.beside
         },
         fisher=carried,
         onto=data.onto,
-        upheld=tuple(one for one in kept if one),
+        upheld=tuple(one for one in made.upheld if one),
         curve=curve,
-        aside=tuple(others),
+        aside=tuple(aside),
     )
+
+
+def _started(
+    r: Recipe, data: Data | None, model: FoundModel, elsewhere: Sequence[Checkpoint]
+) -> Steps[Checkpoint | None]:
+    """Give the model the head that the rows want, and see that what the recipe names of it is there."""
+    start = yield from step(base, data and jobs.base_job(r, data.model, data.labels, data.tasks))
+    if start:
+        check_forms(r, start.form, elsewhere, model.base.quantization if model.base else None)
+        _check_named_tensors(r, start)
+    return start
+
+
+def _phases(r: Recipe, start: Checkpoint | None, data: Data | None, form: Form) -> Steps[_Trained]:
+    """Take layers away where the recipe says so, and train each phase from the end of the one before, or from there."""
+    made, given = _Trained(trail=[start], data=data, rows=data, upheld=[], begun={}), form
+    if r.prune:
+        made.trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
+    first = [*made.trail]
+    for phase in r.phases:
+        if phase.start:
+            made.aside += made.trail[len(first) :]
+            made.trail, made.answering, form = [*first], 0, given
+        made.data = models_beside.with_ends(r, phase, made.data, made.aside)
+        made.begun[phase.name] = len(made.trail), form
+        if r.takes_new_head(phase):
+            made.answering = len(made.trail)
+        made.trail, made.rows, wrote = yield from one_phase(r, phase, made.trail, form, made.data)
+        made.upheld += yield from upheld(r, phase, whole(made.trail), made.data, wrote)
+        form = phase.tuning.leaves or form
+    return made
+
+
+def _siblings(r: Recipe, made: _Trained, elsewhere: Sequence[Checkpoint]) -> Steps[list[Checkpoint | None]]:
+    """Train the last phase again with each other seed; return these ends behind those that other runs made."""
+    siblings: list[Checkpoint | None] = [*elsewhere]
+    for seed in r.interpolation.seeds:
+        again = yield from trained(r, r.phases[-1], made.trail[:-1], made.rows, seed)
+        siblings.append(again and jobs.sibling_of(again, seed))
+    return siblings
+
+
+def _carried(
+    r: Recipe, selection: Selection | None, prepared: Mapping[str, PreparedDataset] | None
+) -> Steps[Fisher | None]:
+    """Measure the Fisher information that is published beside the choice, if the recipe asks for it."""
+    if not r.publish.fisher:
+        return None
+    job = jobs.fisher_job(r, r.publish.fisher, selection.chosen, prepared) if selection and prepared else None
+    return (yield from step(fisher, job, "to publish", on_ray=r.compute.most_workers > 0))
 
 
 def learnt_of_shares(

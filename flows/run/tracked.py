@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from flows.pages.finetune_form import Tracking
 from ftlib.artifacts import Artifact
 from ftlib.data.datasets import PreparedDataset
-from ftlib.errors import Interrupted
+from ftlib.errors import is_on_request
 from ftlib.evaluation.measured import EvalReport
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import ModelVersion, Refusal
@@ -49,11 +49,8 @@ def tracked(
     follower.start()
     try:
         yield Runner(work, r.compute, heard, begins, follower.entered)
-    except (Interrupted, KeyboardInterrupt, SystemExit):
-        follower.end("killed")
-        raise
-    except BaseException:
-        follower.end("failed")
+    except BaseException as error:
+        follower.end("killed" if is_on_request(error) else "failed")
         raise
     follower.end("finished")
 

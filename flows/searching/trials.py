@@ -7,7 +7,7 @@ So what is proposed depends on no clock, and a search that was killed proposes a
 from queue import SimpleQueue
 from threading import Event
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
@@ -33,6 +33,13 @@ from tasks.runner import SAVING_SECONDS
 _LOOK_SECONDS = 0.2
 
 
+class _Going(NamedTuple):
+    """A trial that is handed to a process."""
+
+    future: PrefectFuture[Any]
+    over: Event
+
+
 class Trials:
     """The trials of one search: a context, in which their processes start while their rows are prepared."""
 
@@ -43,7 +50,7 @@ class Trials:
         self.study = Study(work, self.name, study_of(asked, given), asked.search)
         self.count = trials_of(asked.search)
         self._points: dict[int, dict[str, Point]] = {}
-        self._going: dict[int, PrefectFuture[Any]] = {}
+        self._going: dict[int, _Going] = {}
         self._slots: SimpleQueue[TrialProcess] = SimpleQueue()
         log = work.root / "runs" / self.name / "search.log"
         self._processes = [TrialProcess(log) for _ in range(asked.search.at_once)]
@@ -76,8 +83,8 @@ class Trials:
         except BaseException:
             for process in self._processes:
                 process.stop()
-            for future in self._going.values():
-                _settled(future, SAVING_SECONDS)
+            for going in self._going.values():
+                going.over.wait(SAVING_SECONDS)
             raise
         tried = self.study.first(self.count)
         if all(trial.outcome.state != "done" for trial in tried):
@@ -116,7 +123,9 @@ class Trials:
         said = " ".join(f"{path.rpartition('.')[2]}={written(value)}" for path, value in values.items())
         note("search", f"{name} of {self.count} begins: {said}")
         task = _trial.with_options(task_run_name=task_name(f"{name} · {said}"))
-        self._going[number] = task.submit(*_inputs(self._slots, name, order))
+        going = _Going(task.submit(*_inputs(self._slots, name, order)), Event())
+        going.future.add_done_callback(lambda _: going.over.set())  # once: a future keeps all that it is given
+        self._going[number] = going
 
     def _points_of(self, number: int) -> dict[str, Point]:
         over = self.study.trials.get(number)
@@ -126,12 +135,11 @@ class Trials:
         """Wait until the first so many trials are over; keep what came of each, and of others that are over."""
         while True:
             for number in sorted(self._going):
-                if _settled(self._going[number], 0.0):
-                    self._over(number, self._going.pop(number).result())
+                if self._going[number].over.is_set():
+                    self._over(number, self._going.pop(number).future.result())
             if not any(number < count for number in self._going):
                 return
-            first = min(self._going)
-            _settled(self._going[first], _LOOK_SECONDS)
+            self._going[min(self._going)].over.wait(_LOOK_SECONDS)
 
     def _over(self, number: int, outcome: Outcome) -> None:
         trial = self.study.add(number, self._points[number], outcome)
@@ -154,13 +162,6 @@ def told(trial: Trial) -> str:
 def task_name(words: str) -> str:
     """Return what Prefect calls a task's run: it fills names in, so the braces of values are doubled."""
     return words[:100].replace("{", "{{").replace("}", "}}")
-
-
-def _settled(future: PrefectFuture[Any], seconds: float) -> bool:
-    """Wait so long for a task; say whether it is over."""
-    over = Event()
-    future.add_done_callback(lambda _: over.set())
-    return over.wait(seconds)
 
 
 def _run(slots: "SimpleQueue[TrialProcess]", name: str, order: Order) -> Outcome:

@@ -98,17 +98,6 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return hashes ^ (hashes >> np.uint64(32))
 
 
-def colliding(sketches: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return which rows share a band with another one."""
-    suspected = np.zeros(len(sketches), bool)
-    for band in sketches.T:
-        order = np.argsort(band, kind="stable")
-        same = np.flatnonzero(band[order][1:] == band[order][:-1])
-        suspected[order[same]] = True
-        suspected[order[same + 1]] = True
-    return suspected
-
-
 def own_shingles(text: str) -> NDArray[np.uint32]:
     """Return a text's runs, sorted and each once; half of the hash is enough to compare two texts."""
     return np.unique(shingles([text])[0].astype(np.uint32))

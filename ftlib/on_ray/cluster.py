@@ -16,6 +16,9 @@ from ftlib.training.compute import Compute
 from ftlib.training.resources import Wanted, lacking
 from ftlib.wording import counted, some
 
+NO_ANSWER = (OSError, RuntimeError)
+"""What the Jobs API raises where no cluster answers it: an error of requests, or RuntimeError for a status."""
+
 
 def job_client(address: str) -> JobSubmissionClient:
     """Open a cluster's Jobs API. Raises TransientError, with the address and the remedy, if it does not answer."""

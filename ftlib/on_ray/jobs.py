@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from ftlib.config import Config
 from ftlib.errors import Interrupted, StorageError, TransientError, first_line
-from ftlib.on_ray.cluster import job_client
+from ftlib.on_ray.cluster import NO_ANSWER, job_client
 from ftlib.on_ray.session import driver_environment, job_config, worker_environment
 from ftlib.storage.place import is_remote
 from ftlib.training.checkpoints.run_place import ATTEMPTS
@@ -75,6 +76,8 @@ STARTED_BY = "PREFECT__FLOW_RUN_ID"
 """The environment variable that names the run this process is, where something started it that will know; else none."""
 STOPPING_SECONDS = 15.0
 """How long a job that was asked to end may take."""
+_AWAY_SECONDS = 300.0
+"""How long a cluster with a job of ours may give no answer: as long as its head takes to be started anew."""
 
 
 def run_job(
@@ -91,8 +94,8 @@ def run_job(
     `place` is where the command works, if that tells one from the next of the same name: the job of an attempt that
     was given up is stopped first.
 
-    Raises TransientError, which says `what` failed, if the cluster takes no job or the job does not succeed, and
-    Interrupted if it was asked to stop, by a word of its own, and did not.
+    Raises TransientError, which says `what` failed, if the cluster takes no job, the job does not succeed, or nobody
+    can say for minutes what became of it, and Interrupted if it was asked to stop, by a word of its own, and did not.
     """
     client = job_client(compute.ray_address)
     try:
@@ -102,25 +105,50 @@ def run_job(
             runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
             metadata={"reglage_run": name, "place": place, "started_by": os.environ.get(STARTED_BY, "")},
         )
-    except (ConnectionError, RuntimeError) as error:  # a head that has just started has no agent yet
+    except NO_ANSWER as error:  # a head that has just started has no agent yet
         raise TransientError(
             f"{what}: {compute.ray_address} takes no job ({first_line(error)[:200]}); look at `ray status` there, and "
             "run again"
         ) from error
     try:
-        asked = math.inf
-        while not (status := client.get_job_status(job)).is_terminal():
-            asked = min(asked, time.monotonic()) if asked_to_stop() else math.inf
-            if time.monotonic() - asked > STOPPING_SECONDS:
-                raise Interrupted(f"{what}: stopped on request; the next run goes on from the last checkpoint")
-            time.sleep(1.0)
+        status = _end_of(client, job, what, compute, asked_to_stop)
+    except TransientError:  # it may go on where nobody can be asked: the next run goes on watching it
+        raise
     except BaseException:  # Ctrl-C, Prefect's cancellation: the job must not outlive the run that asked for it
-        client.stop_job(job)
+        with suppress(*NO_ANSWER):
+            client.stop_job(job)
         raise
     if status is not JobStatus.SUCCEEDED:
+        raise TransientError(f"{what}: Ray job {job} ended as {status}: {_last_line(client, job)}")
+
+
+def _end_of(
+    client: JobSubmissionClient, job: str, what: str, compute: Compute, asked_to_stop: Callable[[], bool]
+) -> JobStatus:
+    """Wait until a job ends; a cluster, or a bucket with the wish to stop, that gives no answer is asked again."""
+    asked, answered = math.inf, time.monotonic()
+    while True:
+        try:
+            if (status := client.get_job_status(job)).is_terminal():
+                return status
+            asked = min(asked, time.monotonic()) if asked_to_stop() else math.inf
+            answered = time.monotonic()
+        except (*NO_ANSWER, TransientError) as error:
+            if time.monotonic() - answered > _AWAY_SECONDS:
+                raise TransientError(
+                    f"{what}: {compute.ray_address} does not say what became of {job} ({first_line(error)[:200]}); "
+                    "look at `ray status` there, and run again: a job that goes on is not started twice"
+                ) from error
+        if time.monotonic() - asked > STOPPING_SECONDS:
+            raise Interrupted(f"{what}: stopped on request; the next run goes on from the last checkpoint")
+        time.sleep(1.0)
+
+
+def _last_line(client: JobSubmissionClient, job: str) -> str:
+    lines: list[str] = []
+    with suppress(*NO_ANSWER):
         lines = client.get_job_logs(job).strip().splitlines()
-        reason = lines[-1][:300] if lines else "no log"
-        raise TransientError(f"{what}: Ray job {job} ended as {status}: {reason}")
+    return lines[-1][:300] if lines else "no log"
 
 
 def run_plan(

@@ -1,9 +1,9 @@
 """Ray Serve around something that answers requests: replicas, their health and their end. It knows nothing of models.
 
-What answers is made in every replica by a factory that is named, `module:callable`, and gets a JSON text and a
-function that tells people a line. A replica takes its requests in an event loop, gathers them into batches, and lets
-these be answered in one thread of its own. On one machine replicas listen themselves; in a cluster Ray Serve's proxies
-hand them what comes.
+What answers is made in every replica by a factory that is named, `module:callable`, and gets a JSON text, a function
+that tells people a line, and torch's name of the device that it computes on. A replica takes its requests in an event
+loop, gathers them into batches, and lets these be answered in one thread of its own. On one machine replicas listen
+themselves; in a cluster Ray Serve's proxies hand them what comes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Serving(Config):
     threads: int = Field(default=1, ge=1)
     """CPU threads, and CPUs asked for, of each replica."""
     use_gpu: bool = False
-    """One GPU for each replica."""
+    """One GPU for each replica, which computes there."""
     gather: int = Field(default=64, ge=1)
     """Questions that go into one call of `answer`, at most."""
     wait_seconds: float = Field(default=0.002, ge=0.0)
@@ -88,6 +88,11 @@ class Serving(Config):
     host: str = "127.0.0.1"
     port: int | None = None
     """Where replicas listen; None where Ray Serve's proxies do."""
+
+    @property
+    def device(self) -> str:
+        """Return where a replica computes, as torch calls it: Ray shows it its own GPU alone."""
+        return "cuda" if self.use_gpu else "cpu"
 
 
 def application(given: dict[str, Any]) -> serve.Application:
@@ -118,7 +123,7 @@ class _Replica:
         self._listener: Listener | None = None
         self._taken, self._most = 0, 2 * serving.most_waiting
         try:
-            self._served = cast("Served", factory(json.dumps(serving.spec), _tell))
+            self._served = cast("Served", factory(json.dumps(serving.spec), _tell, serving.device))
             self._batches = Batches(self._served.answer, serving.gather, serving.wait_seconds)
             if serving.port is not None:
                 self._listener = Listener(self._app, serving.host, serving.port, _STOP_SECONDS / 2)

@@ -217,7 +217,7 @@ def compare_rows(
 ) -> tuple[int, int]:
     """Count the rows of some files that a version has never seen, and the rows it was trained on that are gone.
 
-    `files` are places in `raw.files`, `known` what `indexed_rows` returns. An edited row is a fresh one and a gone one.
+    `files` are places in `raw.files`, `seen` what `indexed_rows` returns. An edited row is a fresh one and a gone one.
     Rows that preprocessing dropped are not fresh: they would neither train nor be measured.
     """
     import numpy as np

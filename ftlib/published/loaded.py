@@ -57,8 +57,9 @@ class LoadedVersion:
         max_new_tokens: int | None = None,
         num_beams: int | None = None,
         task: str | None = None,
+        device: str = "cpu",
     ) -> None:
-        """Load it. The arguments are those of `ftlib.published.predict.predict`, and so is what is raised.
+        """Load it to a device of torch's. The other arguments, and what is raised, are `ftlib.published.predict`'s.
 
         Raises ModelError also for a version that draws: see `ftlib.published.drawing`.
         """
@@ -77,7 +78,7 @@ class LoadedVersion:
             recipe.beams if num_beams is None else num_beams,
             decodes=self._kind.decodes,
         )
-        self._model: Any = load_folder(folder, self._kind.name, bases)
+        self._model: Any = load_folder(folder, self._kind.name, bases).to(device)
         self._processor = load_processor(folder)
         self._predictor: Predictor = self._kind.predictor(
             _spelt(self._processor, self._model)
@@ -222,10 +223,11 @@ def _written(
             "that the model reads; give less of it, or lower --max-new-tokens"
         )
     answers: dict[int, str] = {}
+    device = next(model.parameters()).device
     order = sorted(range(len(pieces)), key=lambda i: -len(pieces[i].ids))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        prompts = [torch.tensor(pieces[row].ids) for row in rows]
+        prompts = [torch.tensor(pieces[row].ids, device=device) for row in rows]
         with torch.inference_mode():
             ends = _ends(pieces[rows[0]])
             written = continued(model, prompts, tokenizer, writing.most, ends, num_beams=writing.beams)
@@ -259,7 +261,7 @@ def _logits(
         with torch.inference_mode():
             output = model(**collate(cells, columns))
         own = own_logits(kind, output, [sizes[row] for row in rows])
-        answers.update((row, one.double()) for row, one in zip(rows, own, strict=True))
+        answers.update((row, one.cpu().double()) for row, one in zip(rows, own, strict=True))
     return [answers[row] for row in range(len(pieces))]
 
 

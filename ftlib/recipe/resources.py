@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from ftlib.errors import RecipeError
+from ftlib.errors import RecipeError, ReglageError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
+from ftlib.models.folder import tensor_spans
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
 from ftlib.training.compute import Compute
@@ -66,8 +68,9 @@ def check_resources(
         from ftlib.on_ray.cluster import check_cluster
 
         check_cluster(recipe.compute, wanted(recipe))
-    if model is not None and recipe.compute.ray_address == "local":
-        _check_memory(recipe, model, companions)
+    if model is None or recipe.compute.ray_address != "local" or _surely_fits(recipe.compute, model, companions):
+        return
+    _check_memory(recipe, model, companions)
 
 
 def _check_packages(recipe: Recipe) -> None:
@@ -134,6 +137,22 @@ def _gpus(compute: Compute) -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def _surely_fits(compute: Compute, model: Path, companions: Mapping[str, Mapping[str, FoundModel]]) -> bool:
+    """Say whether this machine has twice what workers hold that train all weights of all models.
+
+    It is known by the headers of files. To count what a phase moves, torch and transformers are loaded, and a run that
+    finds everything done takes twice as long.
+    """
+    if compute.use_gpu:
+        return False
+    folders = [model, *(found.folder for of_phase in companions.values() for found in of_phase.values())]
+    try:
+        numbers = sum(prod(span.shape) for folder in folders for span in tensor_spans(folder).values())
+    except ReglageError:  # an adapter, or what the stage that loads it says more of
+        return False
+    return 2 * 16 * numbers * max(1, compute.most_workers, compute.evaluation_workers) <= of_machine()
 
 
 def _check_memory(recipe: Recipe, model: Path, companions: Mapping[str, Mapping[str, FoundModel]]) -> None:

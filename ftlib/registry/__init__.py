@@ -5,7 +5,7 @@
     aliases       which version is the champion: a numbered log, moved by compare-and-swap
     transfers     blobs up and down, a few at once
     race          refuses a store on which two writers can win
-    leases, collection, fsck, signing, hugging_face, mlflow_server: see there
+    garbage_collection, fsck, signing, hugging_face, mlflow: see there
 
 No object is ever changed, so a stale reader sees an older state, never a torn one; no step needs a lock, a clock or
 a delete permission. docs/registry-reference.md has the layout and the reasons.

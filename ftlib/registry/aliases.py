@@ -19,7 +19,7 @@ from pydantic import Field
 
 from ftlib.config import Config, Name
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
-from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers, spans
+from ftlib.registry.versions import RECORDS_AT_ONCE, Sha256, numbers_in, spans
 from ftlib.storage.leases import utc_now
 from ftlib.storage.sealed_records import read_record, read_sealed, record_bytes
 from ftlib.storage.store import Store
@@ -81,7 +81,7 @@ class AliasLog:
 
     def sequences(self) -> list[int]:
         """Return the numbers of the entries there are."""
-        return numbers(self.store.list(f"{aliases_path(self.name)}/{self.alias}"))
+        return numbers_in(self.store.list(f"{aliases_path(self.name)}/{self.alias}"))
 
     def newest(self) -> AliasEntry | None:
         """Return what the alias means now, or None if it was never set."""
@@ -122,13 +122,16 @@ class AliasLog:
     ) -> AliasEntry:
         """Append an entry behind the one the caller decided against, and return it, or the one that says the same.
 
-        A promotion of the version that is in place by a person's rollback is an entry of its own: it ends the hold.
+        Of the version that is in place already, a person's rollback is an entry of its own, since it begins a hold, and
+        so is the promotion that ends one.
+
         Raises ConflictError, naming who was faster, if the alias has moved to another version since.
         """
         newest = self.newest()
-        if newest and newest.version == version and (rolled_back or self.hold() is None):
+        same = newest is not None and newest.version == version
+        if newest and same and self._says(newest, rolled_back):
             return newest
-        if (newest.sequence if newest else None) != expected:
+        if (newest.sequence if newest else None) != expected and not (same and rolled_back):
             raise self._conflict(newest, version, expected)
         mine = AliasEntry(
             name=self.name,
@@ -151,6 +154,12 @@ class AliasLog:
         if twin or taken.nonce == mine.nonce:  # ours, its reply lost
             return taken
         raise self._conflict(taken, version, expected)
+
+    def _says(self, newest: AliasEntry, rolled_back: Mover | None) -> bool:
+        """Say whether the newest entry says all that a move to its version would say."""
+        if rolled_back is None:
+            return self.hold() is None
+        return rolled_back == "rule" or newest.rolled_back == "person"
 
     def _conflict(self, newest: AliasEntry | None, version: int, expected: int | None) -> ConflictError:
         refused = f"{self.name}@{self.alias} was not moved to version {version}: the decision was against"

@@ -21,7 +21,7 @@ from ftlib.registry.versions import (
     Manifest,
     Version,
     model_name,
-    numbers,
+    numbers_in,
     spans,
     version_path,
     versions_path,
@@ -56,9 +56,9 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
     """
     store = registry.store
     objects = list(collectable(store))  # before the versions, so that what is committed meanwhile is not called garbage
-    leases = tuple(held.lease.who for held in held_leases(store))
     check = _Check(registry)
-    models = registry.models()
+    leases = tuple(held.lease.who for held in check.attempt("leases", lambda: held_leases(store)) or ())
+    models = check.attempt("registry.json", registry.models) or []
     for name in models:
         if check.attempt(f"models/{name}", lambda name=name: model_name(name)):
             check.versions_of(name)
@@ -164,9 +164,9 @@ class _Check:
         """Look at the records beside the versions that say which files retrainings have considered."""
         store = self.registry.store
         for ledger in (f"ledgers/{m}/{d}" for m in folders(store, "ledgers") for d in folders(store, f"ledgers/{m}")):
-            self._gapless(ledger, numbers(store.list(ledger)))
+            self._gapless(ledger, numbers_in(store.list(ledger)))
             for folder in (ledger, f"{ledger}/snapshots"):
-                for path in (f"{folder}/{number:08d}.json" for number in numbers(store.list(folder))):
+                for path in (f"{folder}/{number:08d}.json" for number in numbers_in(store.list(folder))):
                     self.attempt(path, lambda path=path: read_sealed(store, path))
 
     def _gapless(self, folder: str, numbers: list[int]) -> None:

@@ -25,7 +25,7 @@ from ftlib.config import Config
 from ftlib.errors import BusyError, StorageError
 from ftlib.registry.reading import RegistryReader
 from ftlib.registry.references import References, collectable
-from ftlib.registry.versions import numbers
+from ftlib.registry.versions import numbers_in
 from ftlib.storage.leases import Held, held_leases
 from ftlib.storage.sealed_records import read_record, record_bytes
 
@@ -122,7 +122,7 @@ class Collector:
 
     def _newest(self) -> Run | None:
         store = self.registry.store
-        runs = numbers(store.list("gc"))
+        runs = numbers_in(store.list("gc"))
         return read_record(store, _run_path(runs[-1]), Run) if runs else None
 
     def _observe(self, before: Run | None, objects: list[str], leases: list[Held], references: References) -> Run:

@@ -16,7 +16,7 @@ from ftlib.registry.versions import (
     Version,
     manifest_path,
     model_name,
-    numbers,
+    numbers_in,
     parse_spec,
     spans,
     version_path,
@@ -39,7 +39,7 @@ class RegistryReader:
 
     def version_numbers(self, name: str) -> list[int]:
         """Return the numbers of a model's commits, in order."""
-        return numbers(self.store.list(versions_path(model_name(name))))
+        return numbers_in(self.store.list(versions_path(model_name(name))))
 
     def versions(self, name: str) -> list[Version]:
         """Return a model's versions in order; empty if there are none."""

@@ -26,7 +26,7 @@ from ftlib.registry.reading import RegistryReader
 from ftlib.registry.signing import PublicKey, Signer
 from ftlib.registry.transfers import download
 from ftlib.registry.versions import FORMAT, CopiedFrom, Fault, Format, Manifest, Version, differences
-from ftlib.storage.files import flush_folder, local_errors
+from ftlib.storage.files import local_errors, take_name
 from ftlib.storage.leases import lease
 from ftlib.storage.race import probe
 from ftlib.storage.sealed_records import record_bytes
@@ -39,6 +39,18 @@ def _nothing() -> None:
 
 def _unasked(copy: Path) -> None:
     del copy
+
+
+def _is_pulled(version: Version, manifest: Manifest, target: Path) -> bool:
+    """Say whether a folder is a version. Raises StorageError if it holds anything else."""
+    if not target.exists() or not any(target.iterdir()):
+        return False
+    if faults := list(differences(manifest, target)):
+        raise StorageError(
+            f"{target} is not empty and not {version} ({faults[0].path} {faults[0].problem}); "
+            "pull into another folder or remove this one"
+        )
+    return True
 
 
 class ModelRegistry(RegistryReader):
@@ -78,7 +90,7 @@ class ModelRegistry(RegistryReader):
         the version there and whether this call made it: one of the same manifest is the answer, and is made whole again
         if files of it are gone. Raises IntegrityError for bytes that are damaged here, or if `key` did not sign it.
         """
-        if to.store.uri == self.store.uri:
+        if to.store.identity == self.store.identity:
             raise StorageError(f"{version} is in {to.store.uri} already; name another registry to copy it to")
         manifest = self.manifest(version, key)
         to._found()
@@ -141,27 +153,21 @@ class ModelRegistry(RegistryReader):
         return version, False
 
     def pull(self, version: Version, target: Path, key: PublicKey | None = None) -> bool:
-        """Download a version; `target` appears only whole and verified. False if it was there already.
+        """Download a version; `target` appears only whole and verified. False if it was there, or came meanwhile.
 
         Raises StorageError, touching nothing, if `target` holds anything else; IntegrityError, before anything is
         downloaded, if `key` is given and did not sign it.
         """
         manifest = self.manifest(version, key)
-        if target.exists() and any(target.iterdir()):
-            if faults := list(differences(manifest, target)):
-                raise StorageError(
-                    f"{target} is not empty and not {version} ({faults[0].path} {faults[0].problem}); "
-                    "pull into another folder or remove this one"
-                )
-            return False
-        with local_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-                whole = Path(scratch, "whole")
-                download(self.store, manifest, whole, _nothing, durable=True)
-                whole.rename(target)
-                flush_folder(target.parent)
-        return True
+        while not _is_pulled(version, manifest, target):
+            with local_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+                    whole = Path(scratch, "whole")
+                    download(self.store, manifest, whole, _nothing, durable=True)
+                    if take_name(whole, target):
+                        return True
+        return False
 
     def folder_of(self, spec: str, cache: Path) -> Path:
         """Return a folder of `cache` with the version that `name@3` or `name@champion` means now; pulled once."""

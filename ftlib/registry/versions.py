@@ -247,7 +247,7 @@ def version_path(name: str, number: int) -> str:
     return f"{versions_path(name)}/{number:08d}.json"
 
 
-def numbers(names: list[str]) -> list[int]:
+def numbers_in(names: list[str]) -> list[int]:
     """Return the numbers of the records in a listing; anything else there is not ours."""
     return sorted(int(name[:8]) for name in names if re.fullmatch(r"[0-9]{8}\.json", name))
 

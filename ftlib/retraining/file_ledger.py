@@ -22,7 +22,7 @@ from ftlib.config import Config, Name
 from ftlib.data.datasets import RawDataset
 from ftlib.data.listed import ListedFile
 from ftlib.errors import DataError, IntegrityError, StorageError, TransientError
-from ftlib.registry.versions import model_name, numbers
+from ftlib.registry.versions import model_name, numbers_in
 from ftlib.storage.sealed_records import read_record, record_bytes
 from ftlib.storage.store import Store
 
@@ -166,7 +166,7 @@ class FileLedger:
         listed = tuple(ListedFile(uri=uri, version=files[uri][0], bytes=files[uri][1]) for uri in sorted(files))
         return LedgerState(sequence=sequence, decision=decision, files=listed)
 
-    def append(self, changes: Changes, decision: Decision, after: int, nonce: str | None = None) -> bool:
+    def append(self, changes: Changes, decision: Decision, after: int, nonce: str = "") -> bool:
         """Record that these changes were considered; False if another run has recorded something since `after`.
 
         `after` is the sequence of the state that `changes` was compared with. The entry is the last thing written: a
@@ -213,7 +213,7 @@ class FileLedger:
             yield from pool.map(lambda number: self._read(f"{number:08d}.json", Entry), behind)
 
     def _numbers(self, folder: str = "") -> list[int]:
-        return numbers(self.store.list(f"{self.folder}/{folder}".rstrip("/")))
+        return numbers_in(self.store.list(f"{self.folder}/{folder}".rstrip("/")))
 
     def _path(self, number: int) -> str:
         return f"{self.folder}/{number:08d}.json"

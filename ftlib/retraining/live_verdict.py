@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -117,6 +117,23 @@ def _why_too_few(verdict: LiveVerdict, least_rows: int) -> list[str]:
     return [f"{seen}; drift needs {least_rows:,} in a window", *elsewhere, *damaged]
 
 
+class Watched(NamedTuple):
+    """What is looked at: one alias of one model of one registry. Several may be looked at from one work place."""
+
+    name: str
+    alias: str
+    registry: str
+    """The store's identity."""
+
+    def event_id(self, key: str) -> str:
+        """Return what makes a finding's event the same one however often it is sent."""
+        return digest([*self, key])
+
+    def path(self, what: str) -> str:
+        """Return where something about it is kept in the work place."""
+        return f"monitor/{self.name}-{digest([*self])[:12]}{what}.json"
+
+
 class Remembered(Config):
     """The newest look at a model, kept in the work place: what was told, and what a retraining has heard."""
 
@@ -125,17 +142,17 @@ class Remembered(Config):
     """Keys of findings that an event was sent for."""
 
 
-def remembered(work: Workspace, name: str) -> Remembered | None:
+def remembered(work: Workspace, watched: Watched) -> Remembered | None:
     """Return the newest look; None where there was none, or its file is damaged: all is told once more then."""
     try:
-        return Remembered.model_validate_json(work.newest(_path(name)).read_bytes())
+        return Remembered.model_validate_json(work.newest(watched.path("")).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def remember(work: Workspace, name: str, look: Remembered) -> None:
+def remember(work: Workspace, watched: Watched, look: Remembered) -> None:
     """Keep a look in place of the one before."""
-    overwrite(work, _path(name), look.model_dump_json(indent=1).encode())
+    overwrite(work, watched.path(""), look.model_dump_json(indent=1).encode())
 
 
 class Heard(Config):
@@ -144,37 +161,28 @@ class Heard(Config):
     keys: tuple[str, ...] = ()
 
 
-def live_reasons(work: Workspace, name: str, version: int, entry: int) -> tuple[str, ...]:
+def live_reasons(work: Workspace, watched: Watched, version: int, entry: int) -> tuple[str, ...]:
     """Return what the newest look found of the version in place that no retraining has heard yet, a sentence each."""
-    look = remembered(work, name)
+    look = remembered(work, watched)
     if look is None or (look.verdict.version, look.verdict.entry) != (version, entry):
         return ()
-    heard = _heard(work, name)
+    heard = _heard(work, watched)
     return tuple(
         f"live {key.partition(':')[0]}: {said}" for key, said in look.verdict.findings().items() if key not in heard
     )
 
 
-def hear(work: Workspace, name: str, entry: int) -> None:
+def hear(work: Workspace, watched: Watched, entry: int) -> None:
     """Say that a version was trained after the findings about an entry: they are no reason for another one."""
-    look = remembered(work, name)
+    look = remembered(work, watched)
     if look is None or look.verdict.entry != entry or not (found := look.verdict.findings()):
         return
-    keys = Heard(keys=tuple(sorted({*_heard(work, name), *found})))
-    overwrite(work, f"monitor/{name}.heard.json", keys.model_dump_json().encode())
+    keys = Heard(keys=tuple(sorted({*_heard(work, watched), *found})))
+    overwrite(work, watched.path("-heard"), keys.model_dump_json().encode())
 
 
-def _heard(work: Workspace, name: str) -> frozenset[str]:
+def _heard(work: Workspace, watched: Watched) -> frozenset[str]:
     try:
-        return frozenset(Heard.model_validate_json(work.newest(f"monitor/{name}.heard.json").read_bytes()).keys)
+        return frozenset(Heard.model_validate_json(work.newest(watched.path("-heard")).read_bytes()).keys)
     except (FileNotFoundError, ValidationError):
         return frozenset()
-
-
-def event_id_of(key: str, name: str, registry: str) -> str:
-    """Return what makes a finding's event the same one however often it is sent."""
-    return digest([registry, name, key])
-
-
-def _path(name: str) -> str:
-    return f"monitor/{name}.json"

@@ -68,9 +68,9 @@ Ask = Callable[[Sequence[Question]], Awaitable[list[Any]]]
 class Served:
     """A model with its versions, traffic and log. `respond` is called in an event loop, `answer` in a thread."""
 
-    def __init__(self, plan: ServingPlan, tell: Tell) -> None:
-        """Load what is to answer; returns when it does. Raises ReglageError."""
-        self._plan, self._tell = plan, tell
+    def __init__(self, plan: ServingPlan, tell: Tell, device: str) -> None:
+        """Load what is to answer to a device of torch's; returns when it does. Raises ReglageError."""
+        self._plan, self._tell, self._device = plan, tell, device
         self._token = _token_of(plan.token_file)
         self._place = Place.parse(plan.registry, plan.endpoint_url)
         self._registry = ModelRegistry(open_store(self._place))
@@ -97,7 +97,7 @@ class Served:
         self._registry.pull(version, folder, self._key)
         plan = self._plan
         bases = Bases(lambda spec: self._registry.folder_of(spec, cache), tuple(map(Path, plan.bases)))
-        loaded = LoadedVersion(folder, bases, plan.max_new_tokens, plan.num_beams, plan.task)
+        loaded = LoadedVersion(folder, bases, plan.max_new_tokens, plan.num_beams, plan.task, self._device)
         loaded.warm()
         return loaded
 
@@ -290,9 +290,9 @@ class Served:
                 self._kept(one, side, answered, "shadow", time.monotonic() - arrived)
 
 
-def served(spec: str, tell: Tell) -> Served:
+def served(spec: str, tell: Tell, device: str) -> Served:
     """Make it from a plan's JSON."""
-    return Served(ServingPlan.model_validate_json(spec), tell)
+    return Served(ServingPlan.model_validate_json(spec), tell, device)
 
 
 def refusal(status: int, error: ReglageError) -> Reply:

@@ -40,6 +40,18 @@ def copy(source: BinaryIO, target: BinaryIO) -> str:
     return running.hexdigest()
 
 
+def take_name(folder: Path, target: Path) -> bool:
+    """Rename a whole folder to `target`, to survive a power cut; False where another that is not empty was first."""
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    flush_folder(target.parent)
+    return True
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents so that they survive a power cut."""
     new = [parent for parent in (folder, *folder.parents) if not parent.exists()]

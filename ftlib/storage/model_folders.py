@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
+import tempfile
 from pathlib import Path
 
 from ftlib.errors import StorageError
 from ftlib.storage import Place, open_objects, open_store
-from ftlib.storage.files import local_errors
+from ftlib.storage.files import local_errors, take_name
 from ftlib.storage.store import StoredObject
 
 CONFIGS = ("config.json", "adapter_config.json")
@@ -31,14 +31,15 @@ def fetch_folder(place: Place, cache: Path) -> Path:
     folder = cache / _identity(source.uri(prefix), names)
     if folder.is_dir():
         return folder
-    work = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)
     with local_errors(folder, sum(stored.bytes for stored in listed)):
-        work.mkdir(parents=True)
-        for name, stored in names.items():
-            with (work / name).open("wb") as target:
-                source.copy(stored, target)
-        work.rename(folder)
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=cache) as scratch:
+            whole = Path(scratch, "whole")
+            whole.mkdir()
+            for name, stored in names.items():
+                with (whole / name).open("wb") as target:
+                    source.copy(stored, target)
+            take_name(whole, folder)  # or who was first has it, whose name says that it is the same
     return folder
 
 

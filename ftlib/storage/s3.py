@@ -52,6 +52,11 @@ class S3Store(Store):
         """Return s3://bucket/prefix."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
+    @property
+    @override
+    def identity(self) -> str:
+        return f"{self.uri} at {self.endpoint_url}" if self.endpoint_url else self.uri
+
     @override
     def read(self, path: str) -> bytes | None:
         try:
@@ -167,6 +172,8 @@ class S3Store(Store):
     def discard(self, path: str) -> bool:
         try:
             self._call("delete_object", path)
+        except FileNotFoundError:  # S3 itself answers 204 whether or not there is one
+            return True
         except StorageError:
             return False
         return True

@@ -22,6 +22,11 @@ class Store(Protocol):
         """Return where it is, without credentials."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """Return what tells it from every other store: two servers may have a bucket of one name."""
+        return self.uri
+
     def read(self, path: str) -> bytes | None:
         """Return a small object's bytes, or None if there is none."""
         ...

@@ -298,7 +298,9 @@ def collect_cache(
     with local_errors(cache, elsewhere="run as the user whose folder it is"):
         for path in sorted(path for name in CACHED for path in (cache / name).glob("*")):
             age = clock() - _time_of(path)
-            young = age < policy.keep_seconds and path.suffix != _GONE
+            # What begins with a dot is being fetched, and a folder's time stands still while its files grow.
+            keeps = max(policy.keep_seconds, DAY) if path.name.startswith(".") else policy.keep_seconds
+            young = age < keeps and path.suffix != _GONE
             by = (SHORT_WHILE,) if young else ()
             item = WorkItem(
                 path=path.relative_to(cache).as_posix(), bytes=size_of([path]), days=max(age, 0) / DAY, needed_by=by

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from ftlib.artifacts import Artifact
 from ftlib.errors import StorageError
-from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.files import appearing, flush, local_errors, private_folder
 from ftlib.storage.user_cache import another_disk
 
 A = TypeVar("A", bound=Artifact)
@@ -35,18 +34,13 @@ def read_record(folder: Path, kind: type[A]) -> A | None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that after a power cut it is either absent or whole: temporary name, fsync, rename.
+    """Write a file so that after a power cut it is either absent or whole: a name of its own, fsync, rename.
 
-    Its folder is made if it is missing. Raises StorageError where it cannot be written.
+    Of several that write it at once one has it whole. Its folder is made if it is missing. Raises StorageError where
+    it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with local_errors(path, len(data), another_disk(path)):
         private_folder(path.parent)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with appearing(path) as stream:
+            stream.write(data)
+            flush(stream)

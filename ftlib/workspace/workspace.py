@@ -22,7 +22,7 @@ from ftlib.artifacts import Artifact
 from ftlib.config import user_path
 from ftlib.fingerprint import Job
 from ftlib.storage import LocalStore, Place, Store
-from ftlib.storage.files import local_errors, private_folder
+from ftlib.storage.files import flush_folder, flush_tree, local_errors, private_folder
 from ftlib.storage.locks import exclusive
 from ftlib.storage.place import is_remote
 from ftlib.storage.user_cache import another_disk
@@ -122,11 +122,14 @@ class Workspace:
                 return done
             work = final.with_suffix(".work")
             record = built(job, kind, build, work, str(final), resumable=resumable)
+            with local_errors(final, elsewhere=another_disk(final)):
+                flush_tree(work)  # before the record: after a power cut it would stand beside empty files
             write_durably(work / RECORD, record.model_dump_json(indent=1).encode())
             with local_errors(final, elsewhere=another_disk(final)):
                 if final.exists():  # a record-less folder: someone deleted artifact.json by hand
                     shutil.rmtree(final)
                 work.rename(final)
+                flush_folder(final.parent)
             return record
 
     def shared(self, relative: str | Path) -> Path:

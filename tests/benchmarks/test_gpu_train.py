@@ -31,7 +31,7 @@ def steps(count: int, seconds: float) -> StepClock:
 def test_the_clock_hears_every_optimiser_and_leaves_the_first_step_out() -> None:
     clock = steps(4, 0.02)
     assert clock.steps == 4
-    assert 0.06 <= clock.seconds() < 1.0
+    assert clock.seconds() == clock.ends[3] - clock.ends[0] >= 0.06
     with pytest.raises(RuntimeError, match="1 steps were done; nothing to measure"):
         steps(1, 0.0).seconds()
 

@@ -357,9 +357,7 @@ def test_a_stage_on_a_thread_ends_with_its_time(tmp_path: Path, caplog: pytest.L
     def run() -> None:
         Runner(Workspace(tmp_path)).on_thread(slow, Slow(), "evaluate")
 
-    began = time.monotonic()
     with pytest.raises(TransientError, match=r"evaluate: still going on after 0\.3 s, which is its limit"):
         run()
-    assert time.monotonic() - began < 20  # of which most is Prefect
     assert len(ended) == 1
     assert "worker thread" not in caplog.text

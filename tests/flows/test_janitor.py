@@ -16,8 +16,9 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
+from deployments.deployment import STANDING
 from flows import janitor as module
-from flows.janitor import Cleared, janitor
+from flows.janitor import TRAINING, Cleared, janitor
 from ftlib.errors import RecipeError, TransientError
 from ftlib.on_ray import jobs
 from ftlib.registry import ModelRegistry
@@ -225,6 +226,10 @@ def test_only_jobs_of_runs_that_ended_a_while_ago_are_stopped_and_only_while_non
     server.going_on = []
     clear(ray_address="http://head:8265", delete=True)
     assert stopped == ["job-ended"]
+
+
+def test_every_flow_that_trains_may_wait_for_jobs() -> None:
+    assert {name for name, standing in STANDING.items() if standing.trains} <= {*TRAINING}
 
 
 @pytest.mark.parametrize(

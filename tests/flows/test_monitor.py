@@ -29,7 +29,7 @@ from ftlib.data.profile import profile
 from ftlib.errors import RecipeError, StorageError
 from ftlib.registry import ModelRegistry
 from ftlib.registry.aliases import AliasLog
-from ftlib.retraining.live_verdict import live_reasons
+from ftlib.retraining.live_verdict import Watched, live_reasons
 from ftlib.storage import LocalStore
 from ftlib.workspace import Workspace
 from tests.ftlib.registry.kit import fine, staged
@@ -149,7 +149,8 @@ def test_drift_is_told_once_and_is_a_reason_to_train(
     (event,) = server.events
     assert event["resource"]["prefect.resource.id"] == f"reglage.dataset.{NAME}"
     assert "length: PSI" in event["payload"]["message"]
-    assert live_reasons(Workspace(tmp_path / "work"), NAME, 2, 2)[0].startswith("live drift: length")
+    watched = Watched(NAME, "champion", registry.store.identity)
+    assert live_reasons(Workspace(tmp_path / "work"), watched, 2, 2)[0].startswith("live drift: length")
     assert registry.alias(NAME, "champion") == AliasLog(registry.store, NAME, "champion").read(2)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -18,7 +19,8 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.retrain import retrain
 from flows.retraining.approval import Approval, asks_a_person
-from flows.retraining.challenge import Challenge, challenge, settle, to_unlearn
+from flows.retraining.challenge import Challenge, challenge, judged_before, settle, to_unlearn
+from flows.retraining.fresh_data import Listing
 from flows.retraining.retrain_page import markdown
 from ftlib.data.forgotten import ForgetRequest, digest_of_key, write_request
 from ftlib.errors import DataError
@@ -418,6 +420,35 @@ def test_a_run_that_is_killed_between_promotion_and_ledger_is_not_trained_again(
     assert state.message == "Skipped: no row is new or gone (home: 1 added); version 2 stays"
     assert [v.version for v in kept.registry.versions(NAME)] == [1, 2]
     assert kept.retrain()[1].reasons == ("no file is new or gone; version 2 stays",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_in", ["promote", "record"], ids=["behind the alias", "behind the ledger"])
+def test_a_run_that_is_killed_behind_its_promotion_and_tried_again_ends_as_promoted(
+    kept: Model,
+    waiting: Callable[..., tuple[Recipe, Challenge]],
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+):
+    recipe, found = waiting()
+    owner: Any = ModelRegistry if killed_in == "promote" else Listing
+    does = getattr(owner, killed_in)
+
+    def killed(*given: Any) -> None:
+        does(*given)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, killed_in, killed)
+        with pytest.raises(SystemExit):
+            decided(recipe, kept.work, found, None)
+    assert kept.champion() == 2
+    assert judged_before(recipe, Workspace(kept.work), "another-run") is None
+    again = judged_before(recipe, Workspace(kept.work), "this-run")
+    assert again is not None
+    settled = decided(recipe, kept.work, again, None)
+    assert (settled.what, settled.reasons) == ("promoted", found.reasons)  # no other run has considered these files
+    assert [entry.version for entry in kept.registry.history(NAME, "champion")] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -311,3 +311,11 @@ def test_the_cache_keeps_what_was_used_of_late(tmp_path: Path) -> None:
     assert (tmp_path / "versions/a").is_dir()
     collect_cache(tmp_path, WorkPolicy(), delete=True)
     assert {path.name for path in tmp_path.glob("*/*")} == {"b", "d"}
+
+
+def test_what_is_being_fetched_into_the_cache_is_kept_for_a_day_however_little_is(tmp_path: Path) -> None:
+    for name, hours in (("versions/.a.partial", 2), ("versions/.b.partial", 30), ("versions/c", 2)):
+        (tmp_path / name).mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - hours * 3600,) * 2)
+    collect_cache(tmp_path, WorkPolicy(keep_days=0), delete=True)
+    assert {path.name for path in tmp_path.glob("*/*")} == {".a.partial"}

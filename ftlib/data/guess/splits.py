@@ -17,7 +17,6 @@ GROUPS = (
     *("user", "customer", "author", "patient", "session", "thread", "source", "module", "package", "conversation"),
     *("group", "subject", "account", "speaker", "domain", "url", "document", "article", "host", "device", "family"),
 )
-TIMES = ("date", "time", "created", "opened", "timestamp", "at", "day", "published", "updated", "modified", "month")
 SMALL, RARE = 300, 20
 """Rows below which the held-out shares are larger, and rows of a label below which it is split by itself."""
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.client import HTTPException
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, NamedTuple
@@ -123,8 +124,7 @@ class ByEndpoint(AsksInWords):
             with _OPENER.open(request, timeout=self.time_limit) as response:
                 return _read(_whole(response, self.time_limit))
         except urllib.error.HTTPError as error:
-            with error:
-                said = _hidden(" ".join(error.read(300).decode(errors="replace").split()), key)
+            said = _hidden(_body(error), key)
             kind = TransientError if error.code in _BUSY else RecipeError
             raise kind(f"judge {self.url}: it answers {error.code} {error.reason}: {said or 'nothing more'}") from None
         except (urllib.error.URLError, HTTPException, TimeoutError, OSError) as error:
@@ -135,6 +135,13 @@ class ByEndpoint(AsksInWords):
                 f"judge {self.url}: its reply is no chat completion ({type(error).__name__}); give the URL of an "
                 "endpoint that speaks OpenAI's chat completions, as http://127.0.0.1:8000/v1"
             ) from None
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """Return the first words of a refusal; its connection may end before they are there."""
+    with error, suppress(OSError, HTTPException):
+        return " ".join(error.read(300).decode(errors="replace").split())
+    return ""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

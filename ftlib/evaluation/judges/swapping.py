@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import cast
+from pathlib import Path
 
 from ftlib.errors import ModelError
 from ftlib.evaluation.judges.base import Cost, JudgeBase, Pair, Verdict
@@ -15,7 +15,7 @@ from ftlib.workspace import make_cache, user_cache, write_durably
 MOST_UNREAD = 0.2
 """Share of replies that may say nothing: they count as ties, and more of them are no judge."""
 CALLS_AT_ONCE = 256
-"""Questions whose verdicts are kept together: what a stopped comparison loses at most."""
+"""Questions between two times that verdicts are kept: what a stopped comparison loses at most."""
 
 
 def row_scores(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[float], list[tuple[Verdict, Verdict]], Cost]:
@@ -39,22 +39,23 @@ def row_scores(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[float], li
 
 
 def _asked(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
-    """Ask what was not asked before: verdicts are kept in the user's cache, by the judge and the texts."""
-    identity, folder = judge.identity(), make_cache(user_cache() / "verdicts")
-    verdicts, cost = list[Verdict](), Cost()
-    for start in range(0, len(pairs), CALLS_AT_ONCE):
-        some = pairs[start : start + CALLS_AT_ONCE]
-        asked: list[JSON] = [[pair.prompt, pair.first, pair.second, pair.reference] for pair in some]
-        file = folder / f"{digest([identity, *asked])[:32]}.json"
-        if file.is_file():
-            verdicts += cast("list[Verdict]", json.loads(file.read_bytes()))
-            continue
-        new: list[Verdict]
-        new, spent = judge.verdicts(some)
-        write_durably(file, json.dumps(new).encode())
-        verdicts += new
+    """Ask what was not asked before: each verdict is kept in the user's cache, by the judge and the texts."""
+    identity, folder, cost = judge.identity(), make_cache(user_cache() / "verdicts"), Cost()
+    files = [folder / f"{digest([identity, *_texts(pair)])[:32]}.json" for pair in pairs]
+    verdicts: dict[Path, Verdict] = {file: json.loads(file.read_bytes()) for file in files if file.is_file()}
+    new = {file: pair for file, pair in zip(files, pairs, strict=True) if file not in verdicts}
+    for start in range(0, len(new), CALLS_AT_ONCE):
+        some = dict([*new.items()][start : start + CALLS_AT_ONCE])
+        said, spent = judge.verdicts([*some.values()])
         cost = cost.plus(spent)
-    return verdicts, cost
+        for file, verdict in zip(some, said, strict=True):
+            write_durably(file, json.dumps(verdict).encode())
+            verdicts[file] = verdict
+    return [verdicts[file] for file in files], cost
+
+
+def _texts(pair: Pair) -> list[JSON]:
+    return [pair.prompt, pair.first, pair.second, pair.reference]
 
 
 def mirrored(verdict: Verdict) -> Verdict:

@@ -12,7 +12,7 @@ a collective call: the ranks meet in files.
 A folder without a manifest does not exist. The manifest names the run's fingerprint and every file's sha256, and is
 checked before anything is read.
 
-This is of a folder that all ranks see; `bucket_checkpoints` has ranks that share nothing but a bucket.
+This is of a folder that all ranks see; `in_bucket` has ranks that share nothing but a bucket.
 """
 
 from __future__ import annotations

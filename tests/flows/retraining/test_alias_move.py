@@ -45,7 +45,7 @@ def test_a_move_says_what_it_would_do_and_what_it_did(opened: ModelRegistry) -> 
         "demo@champion is now version 1 (before: version 3), entry 3; no retraining promotes until a person does"
     )
     over = AliasMove.promotion(opened, "demo", "champion", 1)
-    assert moved(over).endswith("version 1 (before: version 1), entry 4; retrainings may promote again")
+    assert moved(over).endswith("is still version 1, entry 4; retrainings may promote again")
     assert moved(AliasMove.rollback(opened, "demo", "champion", to=3)).startswith("demo@champion is now version 3")
 
 

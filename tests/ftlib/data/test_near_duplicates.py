@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ftlib.data.identity import folded
 from ftlib.data.near_duplicates import (
@@ -18,7 +19,6 @@ from ftlib.data.near_duplicates import (
     Side,
     Suspect,
     bands_and_rows,
-    colliding,
     jaccard,
     near_copies,
     own_shingles,
@@ -50,6 +50,17 @@ def texts(rows: int, seed: int) -> list[str]:
                 text[rng.randrange(len(text))] = rng.choice(words)
             found.append(" ".join(text).upper())
     return found[:rows]
+
+
+def colliding(sketches: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which rows share a band with another one."""
+    suspected = np.zeros(len(sketches), bool)
+    for band in sketches.T:
+        order = np.argsort(band, kind="stable")
+        same = np.flatnonzero(band[order][1:] == band[order][:-1])
+        suspected[order[same]] = True
+        suspected[order[same + 1]] = True
+    return suspected
 
 
 def suspects(

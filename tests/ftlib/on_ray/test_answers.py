@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfDiskError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
 
 from ftlib.errors import ModelError, TransientError
 from ftlib.on_ray import answers, jobs
@@ -25,6 +35,12 @@ from ftlib.workspace import Workspace
         (RayTaskError("f", "traceback", ValueError("odd")), "RayTaskError"),
         (RayActorError(), "TransientError: batch_norm: a worker was lost more than 3 times"),
         (WorkerCrashedError(), "TransientError: batch_norm: a worker was lost more than 3 times"),
+        (OutOfMemoryError("the node ran low"), "TransientError: batch_norm: Ray ended the work (the node ran low)"),
+        (NodeDiedError("gone"), "TransientError: batch_norm: Ray ended the work (gone)"),
+        (LocalRayletDiedError(), "TransientError: batch_norm: Ray ended the work ("),
+        (ObjectLostError("00", "", ""), "TransientError: batch_norm: Ray ended the work ("),
+        (OutOfDiskError("full"), "TransientError: batch_norm: Ray ended the work ("),
+        (TaskUnschedulableError("no node"), "TransientError: batch_norm: Ray ended the work ("),
     ],
 )
 def test_a_workers_own_error_is_raised_and_a_lost_worker_may_be_asked_again(

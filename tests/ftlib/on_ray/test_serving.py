@@ -13,14 +13,14 @@ import pytest
 from ftlib.on_ray.session import session
 from ftlib.training.compute import Compute
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 class Squares:
     """Answers numbers with their squares."""
 
-    def __init__(self, spec: str, tell: Callable[[str], None]) -> None:
-        self.offset = json.loads(spec)["offset"]
+    def __init__(self, spec: str, tell: Callable[[str], None], device: str) -> None:
+        self.offset, self.device = json.loads(spec)["offset"], device
 
     def most_bytes(self) -> int:
         return 1000
@@ -36,6 +36,17 @@ class Squares:
         pass
 
 
+@pytest.mark.parametrize(("use_gpu", "device"), [(False, "cpu"), (True, "cuda")])
+def test_a_replica_hands_on_the_device_that_was_reserved_for_it(use_gpu: bool, device: str) -> None:
+    from ftlib.on_ray.serving import _Replica, application
+
+    given = {"factory": f"{__name__}:Squares", "spec": {"offset": 1}, "use_gpu": use_gpu}
+    options = application(given)._bound_deployment.ray_actor_options
+    assert options["num_gpus"] == use_gpu
+    assert _Replica(given)._served.device == device  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
 def test_it_answers_behind_a_proxy() -> None:
     from ray import serve
 

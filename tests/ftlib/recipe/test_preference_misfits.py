@@ -39,10 +39,11 @@ def test_what_does_not_fit_is_one_line(overrides: list[str], line: str) -> None:
 
 def test_thumbs_and_objectives_without_a_reference_fit() -> None:
     for objective in ("orpo", "simpo"):
-        load_recipe(DPO, [f"phases.0.objective={{kind: {objective}}}", "phases.0.scores={}", "phases.0.dropout=0.1"])
+        overrides = [f"phases.0.objective={{kind: {objective}}}", "phases.0.scores={}", "phases.0.dropout=0.1"]
+        assert load_recipe(DPO, overrides).phases[0].objective.kind == objective
     thumbs = "{kind: thumb, prompt: prompt, answer: chosen, label: label}"
     metrics = "[{kind: thumb_margin}, {kind: thumb_auroc}]"
-    load_recipe(
+    judged = load_recipe(
         DPO,
         [
             f"datasets.pairs.format={thumbs}",
@@ -51,3 +52,4 @@ def test_thumbs_and_objectives_without_a_reference_fit() -> None:
             "select.by=pairs/thumb_margin",
         ],
     )
+    assert judged.phases[0].objective.kind == "kto"

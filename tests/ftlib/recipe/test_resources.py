@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ray.job_submission import JobSubmissionClient
+from safetensors import safe_open
 
 from ftlib.errors import RecipeError, ReglageError
 from ftlib.evaluation.forward_pass import resources as running_on
@@ -106,6 +107,24 @@ def test_memory_is_counted_by_hand(recipe: Any, written: Path, monkeypatch: pyte
         monkeypatch.setattr(resources, "of_machine", lambda room=room: room - 1)
         with pytest.raises(RecipeError, match=rf"phases\[tune\]: {workers} workers? with .* hold at least .* has"):
             check_resources(recipe(workers=workers), model)
+
+
+def test_nothing_is_counted_where_there_is_room_for_whole_models_twice(
+    recipe: Any, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting loads torch: seconds of a run that finds everything done."""
+    counted = list[bool]()
+    monkeypatch.setattr(resources, "_sizes", lambda *_: counted.append(True) or ())
+    model = written.parent / "model"
+    with safe_open(model / "model.safetensors", "numpy") as file:
+        numbers = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118, it is no dict
+    for workers in (1, 2):
+        room = 2 * 16 * numbers * workers
+        for there, times in ((room, 0), (room - 1, 1)):
+            counted.clear()
+            monkeypatch.setattr(resources, "of_machine", lambda there=there: there)
+            check_resources(recipe(workers=workers), model)
+            assert len(counted) == times
 
 
 def test_a_model_that_cannot_be_counted_is_left_to_the_stage_that_loads_it(recipe: Any, tmp_path: Path) -> None:

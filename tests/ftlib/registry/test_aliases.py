@@ -158,6 +158,15 @@ class TestHold:
         registry.rollback("m", CHAMPION, 5, "monitor", "errors", to=2, by="rule")
         assert registry.hold("m", CHAMPION) == back
 
+    @pytest.mark.parametrize("expected", [3, 2], ids=["after it", "before it was quicker"])
+    def test_a_person_who_goes_back_to_where_a_rule_went_holds_it(self, registry: ModelRegistry, expected: int):
+        move(registry, 1, None)
+        move(registry, 2, 1)
+        registry.rollback("m", CHAMPION, 2, "monitor", "errors", by="rule")
+        back = registry.rollback("m", CHAMPION, expected, "ann", "complaints", to=1)
+        assert (back.sequence, back.version, registry.hold("m", CHAMPION)) == (4, 1, back)
+        assert registry.rollback("m", CHAMPION, expected, "ann", "complaints", to=1) == back
+
     def test_who_decided_before_the_rollback_does_not_end_it(self, registry: ModelRegistry):
         move(registry, 1, None)
         move(registry, 2, 1)

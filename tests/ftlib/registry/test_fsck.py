@@ -134,6 +134,10 @@ DAMAGES: dict[str, tuple[Callable[[ModelRegistry], object], list[tuple[str, str]
         lambda r: r.store.create("models/m/aliases/latest/00000001.json", b"{}"),
         [("models/m/aliases/latest", "already mean versions")],
     ),
+    "a lease that is none": (
+        lambda r: r.store.create("leases/x-00000001.json", b"x"),
+        [("leases", "other bytes than were written")],
+    ),
     "a model that cannot be": (
         lambda r: r.store.create("models/M/x", b""),
         [("models/M", "model name 'M'")],

@@ -176,6 +176,36 @@ class TestPull:
                 registry.pull(version, tmp_path / "out")
         assert (tmp_path / "out" / "mine.txt").read_text() == "x"
 
+    @pytest.mark.parametrize("same", [True, False])
+    def test_of_two_that_pull_at_once_the_later_finds_the_first_ones(self, store: Store, tmp_path: Path, same: bool):
+        version, _ = publish(store, tmp_path, "k", FILES)
+        out, first = tmp_path / "cache" / "out", iter([True])
+
+        class Slow:
+            """Whose first file takes as long as another process's whole pull, or as a user who puts something there."""
+
+            def __getattr__(self, name: str):
+                return getattr(store, name)
+
+            def get_file(self, path: str, target: Path, sha256: str) -> None:
+                store.get_file(path, target, sha256)
+                if not next(first, False):
+                    return
+                if same:
+                    assert ModelRegistry(store).pull(version, out)
+                else:
+                    out.mkdir()
+                    (out / "mine.txt").write_text("x")
+
+        if same:
+            assert not ModelRegistry(Slow()).pull(version, out)
+            assert {path.name for path in out.iterdir()} == {"model.safetensors", "config.json", "plots", MANIFEST}
+        else:
+            with pytest.raises(StorageError, match="pull into another folder"):
+                ModelRegistry(Slow()).pull(version, out)
+            assert [path.name for path in out.iterdir()] == ["mine.txt"]
+        assert list(out.parent.iterdir()) == [out]
+
     def test_it_has_its_name_only_once_all_of_it_is_on_the_disk(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):

@@ -21,7 +21,7 @@ from ftlib.retraining.live_counts import Counted, LiveCounts
 from ftlib.retraining.live_drift import Moves, Reference, moves
 from ftlib.retraining.live_policy import OfLabels, OfThumbs
 from ftlib.retraining.live_quality import Standard, quality, standard
-from ftlib.retraining.live_verdict import LiveVerdict, Remembered, hear, live_reasons, remember
+from ftlib.retraining.live_verdict import LiveVerdict, Remembered, Watched, hear, live_reasons, remember, remembered
 from ftlib.workspace import Workspace
 
 LABELS = ("billing", "bug", "sales")
@@ -220,16 +220,29 @@ def test_the_worst_that_was_found_is_the_verdict() -> None:
 
 
 def test_a_retraining_hears_a_finding_once_and_only_of_the_version_in_place(tmp_path: Path) -> None:
-    work = Workspace(tmp_path)
-    assert live_reasons(work, "m", 2, 5) == ()
-    remember(work, "m", Remembered(verdict=verdict(moves=DRIFTED)))
-    (reason,) = live_reasons(work, "m", 2, 5)
+    work, m = Workspace(tmp_path), Watched("m", "champion", "s3://models at http://one")
+    assert live_reasons(work, m, 2, 5) == ()
+    remember(work, m, Remembered(verdict=verdict(moves=DRIFTED)))
+    (reason,) = live_reasons(work, m, 2, 5)
     assert reason.startswith("live drift: length: PSI")
-    assert live_reasons(work, "m", 2, 6) == live_reasons(work, "m", 3, 5) == live_reasons(work, "other", 2, 5) == ()
-    hear(work, "m", 4)
-    assert live_reasons(work, "m", 2, 5)
-    hear(work, "m", 5)
-    remember(work, "m", Remembered(verdict=verdict(moves=DRIFTED)))  # the next look finds the same
-    assert live_reasons(work, "m", 2, 5) == ()
-    (tmp_path / "monitor" / "m.json").write_text("{")
-    assert live_reasons(work, "m", 2, 5) == ()
+    assert live_reasons(work, m, 2, 6) == live_reasons(work, m, 3, 5) == ()
+    hear(work, m, 4)
+    assert live_reasons(work, m, 2, 5)
+    hear(work, m, 5)
+    remember(work, m, Remembered(verdict=verdict(moves=DRIFTED)))  # the next look finds the same
+    assert live_reasons(work, m, 2, 5) == ()
+    (tmp_path / m.path("")).write_text("{")
+    assert live_reasons(work, m, 2, 5) == ()
+
+
+def test_looks_at_two_aliases_or_two_registries_do_not_know_each_other(tmp_path: Path) -> None:
+    work, m = Workspace(tmp_path), Watched("m", "champion", "s3://models at http://one")
+    others = [m._replace(alias="canary"), m._replace(registry="s3://models at http://two"), m._replace(name="n")]
+    remember(work, m, Remembered(verdict=verdict(moves=DRIFTED), told=("drift:5:length",)))
+    for other in others:
+        assert remembered(work, other) is None
+        assert live_reasons(work, other, 2, 5) == ()
+        assert other.event_id("drift:5:length") != m.event_id("drift:5:length")
+        remember(work, other, Remembered(verdict=verdict(moves=DRIFTED)))
+        hear(work, other, 5)
+    assert live_reasons(work, m, 2, 5)

@@ -50,8 +50,9 @@ class Loaded:
 
     asks = "text"
 
-    def __init__(self, folder: Path, *_: object) -> None:
+    def __init__(self, folder: Path, *given: object) -> None:
         self.number = int((folder / "number").read_text())
+        self.device = given[-1]
         if self.number == BROKEN:
             raise ModelError("its weights are damaged; publish again")
 
@@ -80,10 +81,10 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     promote(tmp_path, 1)
     made: list[Served] = []
 
-    def start(**fields: Any) -> tuple[Served, list[str]]:
+    def start(device: str = "cpu", **fields: Any) -> tuple[Served, list[str]]:
         told: list[str] = []
         plan = {"name": "mail", "which": "champion", "registry": str(tmp_path), "poll_seconds": 3600.0, **fields}
-        made.append(Served(ServingPlan.model_validate(plan), told.append))
+        made.append(Served(ServingPlan.model_validate(plan), told.append, device))
         return made[-1], told
 
     yield start
@@ -108,6 +109,15 @@ def ask(served: Served, path: str, body: object = b"", method: str = "POST", tok
 def labels(served: Served, *texts: str, ids: list[str] | None = None) -> list[str]:
     body = {"inputs": list(texts)} | ({"request_ids": ids} if ids else {})
     return [one["label"] for one in ask(served, "/predict", body).body["predictions"]]
+
+
+def test_both_sides_and_what_the_alias_moves_to_are_on_the_servers_device(serve: Any, tmp_path: Path) -> None:
+    promote(tmp_path, 5, "other")
+    served, _ = serve(device="cuda", challenger="other", share=0.5)
+    promote(tmp_path, 2)
+    served._champion.poll()
+    sides = [one.side for one in (served._champion, served._challenger)]
+    assert [(side.version.version, side.loaded.device) for side in sides] == [(2, "cuda"), (5, "cuda")]
 
 
 def test_what_is_no_route_or_method_or_body_is_said_in_json(serve: Any) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from click.testing import CliRunner
 
 from flows.command_line.main import main
 from ftlib.errors import StorageError
-from ftlib.storage import Place
+from ftlib.storage import Place, model_folders
 from ftlib.storage.model_folders import fetch_folder, put_folder
+from ftlib.storage.store import StoredObject
 from ftlib.testing import tiny_checkpoint
 
 
@@ -45,6 +46,35 @@ def test_a_folder_goes_up_and_comes_back(
         **digests(ends[0]),
         "model.safetensors": digests(ends[1])["model.safetensors"],
     }
+
+
+def test_two_that_fetch_a_folder_at_once_both_have_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, cache = Place.parse("s3://bucket/models/one"), tmp_path / "cache"
+    listed = [StoredObject(f"models/one/{name}", "v1", 10, 0.0) for name in ("a.safetensors", "config.json")]
+    others: list[Path] = []
+
+    class Slow:
+        """Whose first file takes as long as another process's whole copy."""
+
+        def uri(self, key: str) -> str:
+            return f"s3://bucket/{key}"
+
+        def walk(self, prefix: str) -> list[StoredObject]:
+            return listed
+
+        def copy(self, stored: StoredObject, target: BinaryIO) -> None:
+            target.write(b"x" * 5)
+            target.flush()
+            if not others:
+                others.append(tmp_path)
+                others[0] = fetch_folder(place, cache)
+            target.write(b"x" * 5)
+
+    monkeypatch.setattr(model_folders, "open_objects", lambda place: Slow())
+    folder = fetch_folder(place, cache)
+    assert others == [folder]
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == {"a.safetensors": 10, "config.json": 10}
+    assert list(cache.iterdir()) == [folder]
 
 
 def test_a_merge_from_a_bucket_to_a_bucket_is_the_local_one(

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -323,6 +324,15 @@ class TestS3:
         with pytest.raises(IntegrityError):
             s3_store.put_file(file(tmp_path, os.urandom(5000)), "f", sha(b"else"))
         assert list(bucket.multipart_uploads.all()) == []
+
+    def test_a_server_that_says_of_what_is_deleted_that_it_is_not_there(
+        self, s3_store: S3Store, monkeypatch: pytest.MonkeyPatch
+    ):
+        def delete(*_: object, **__: object) -> None:
+            raise ClientError({"Error": {"Code": "404"}, "ResponseMetadata": {"HTTPStatusCode": 404}}, "DeleteObject")
+
+        monkeypatch.setattr(s3_store.client.connected(), "delete_object", delete)
+        assert s3_store.discard("a/b")
 
     def test_long_listings_are_read_to_the_end(self, s3_store: S3Store, bucket, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("ftlib.storage.s3_client.NAMES_AT_ONCE", 3)

@@ -137,6 +137,26 @@ def test_a_work_folder_and_a_cache_are_their_users_alone(tmp_path: Path, usual_u
     assert mode(make_cache(user_cache() / "versions")) == mode(user_cache()) == mode(tmp_path / "cache") == "700"
 
 
+def test_a_file_that_two_write_at_once_is_whole_and_no_writer_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads, or two pods on one disk, whose processes have one number."""
+    fsync, seen = os.fsync, list[bytes]()
+
+    def slow(descriptor: int) -> None:
+        if not seen:
+            seen.append(b"")
+            write_durably(tmp_path / "a.json", b"the other's")
+            seen[0] = (tmp_path / "a.json").read_bytes()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    write_durably(tmp_path / "a.json", b"ours, and longer")
+    assert seen == [b"the other's"]
+    assert (tmp_path / "a.json").read_bytes() == b"ours, and longer"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
+
+
 def test_a_folder_that_somebody_opened_stays_open_and_what_is_made_in_it_is_closed(tmp_path: Path, usual_umask) -> None:
     (tmp_path / "work").mkdir()
     write_durably(tmp_path / "work" / "stages" / "a.json", b"{}")

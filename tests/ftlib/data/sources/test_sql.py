@@ -7,7 +7,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -153,14 +152,10 @@ def test_bad_queries_are_one_line(tmp_path: Path, query: str, error: type[Reglag
 
 
 def test_a_query_that_takes_too_long_is_left(tmp_path: Path) -> None:
-    endless = (
-        "with recursive r(n) as (select 1 union all select n + 1 from r where n < 4000000) select count(*) c from r"
-    )
+    endless = "with recursive r(n) as (select 1 union all select n + 1 from r) select count(*) c from r"
     source = Sql(uri=make(tmp_path / "a.db", [(1, "one", 1)]), query=endless, timeout_seconds=0.1)
-    began = time.monotonic()
     with pytest.raises(DataError, match=r"took longer than 0.1 seconds; make it faster or raise"):
         source.list()
-    assert time.monotonic() - began < 5
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -121,10 +121,8 @@ def test_bad_queries_are_one_line(uri: str, db: Any, query: str, error: type[Reg
 
 
 def test_a_query_that_takes_too_long_is_cancelled(uri: str, db: Any) -> None:
-    began = time.monotonic()
     with pytest.raises(DataError, match=r"took longer than 0.5 seconds"):
         Sql(uri=uri, query="select pg_sleep(60)::text as a", timeout_seconds=0.5).list()
-    assert time.monotonic() - began < 10
     deadline = time.monotonic() + 10
     while True:
         db.execute("select count(*) from pg_stat_activity where query like 'WITH asked%' and state = 'active'")

