@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats import Format
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
@@ -34,7 +35,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": (), "formats": {}}
     runtime: ClassVar[frozenset[str]] = frozenset({"scored_by_start"})
 
     start: Checkpoint
@@ -46,6 +47,8 @@ class TrainJob(Job):
     seed: int
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
+    formats: dict[Name, Format] = {}
+    """How companions are asked that read other rows than the phase's: as the phase that made them was taught."""
     scored_by_start: tuple[Name, ...] = ()
     """Which of the scores that the rows bring are of `start` itself: a check, which changes no result."""
     fisher: Fisher | None = None
@@ -142,6 +145,7 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
         seed=job.seed,
         compute=compute,
         companions=job.companions,
+        formats=job.formats,
         scored_by_start=job.scored_by_start,
         fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
     )

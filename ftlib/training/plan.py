@@ -8,6 +8,7 @@ from typing import Literal
 from typing_extensions import override
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.formats import Format
 from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
@@ -56,6 +57,8 @@ class Plan(GroupPlan):
     seed: int
     companions: dict[str, FoundModel | Checkpoint] = {}
     """Frozen models beside the one that trains, by name."""
+    formats: dict[str, Format] = {}
+    """How those of them are asked that read other rows."""
     scored_by_start: tuple[str, ...] = ()
     """Which of the scores that the rows bring are of what the phase starts from."""
     fisher: str | None = None
