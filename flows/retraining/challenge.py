@@ -139,7 +139,7 @@ def judged_before(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
-    registry = ModelRegistry(r.publish.to.store())
+    registry = ModelRegistry(r.registry_store())
     listing = list_sources(r, registry.store, run.work, listing_of(run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
@@ -318,7 +318,7 @@ def settle(
     `shown_hold` is the rollback that the person who approved was told of, by its place in the alias's history. The
     files of a skipped run stay new for the next one, unless none of their rows is.
     """
-    registry = ModelRegistry(r.publish.to.store())
+    registry = ModelRegistry(r.registry_store())
     if challenge.what == "skipped":
         if challenge.worth and challenge.worth.considered:
             skipped = Decision(what="skipped", reasons=challenge.reasons)

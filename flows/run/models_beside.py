@@ -16,7 +16,7 @@ from ftlib.workspace import Workspace
 
 def bases(recipe: Recipe, work: Workspace) -> Bases:
     """Say where the models that adapters stand on are looked for: versions, in the recipe's registry."""
-    return Bases(version=lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases"))
+    return Bases(version=lambda spec: ModelRegistry(recipe.registry_store()).folder_of(spec, work.root / "bases"))
 
 
 def find_asked(recipe: Recipe) -> None:
@@ -46,7 +46,7 @@ def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
     if not recipe.interpolation.siblings:
         return []
-    registry = ModelRegistry(recipe.publish.to.store())
+    registry = ModelRegistry(recipe.registry_store())
     found = [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
     return named_apart(found, recipe.phases[-1].name)
 

@@ -22,9 +22,11 @@ from ftlib.registry.publish import Publish
 from ftlib.retraining.live_policy import Monitor
 from ftlib.retraining.policy import Retrain
 from ftlib.search.search import Search
+from ftlib.storage import Store
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
+from ftlib.workspace import Workspace
 
 R = TypeVar("R", bound="RecipeParts")
 
@@ -75,6 +77,14 @@ class RecipeParts(Config):
     """What the stores that a run writes to encrypt with; by default what they are set up to."""
     seed: int = 0
     """Of every random draw: fresh heads, the order of rows, dropout, resamples."""
+
+    def registry_store(self) -> Store:
+        """Open the registry that it publishes to, to be written with its key; nothing is touched yet."""
+        return self.publish.store(self.encryption.kms_key)
+
+    def work_place(self, work: str) -> Workspace:
+        """Open a work place, to be written with its key; nothing is touched yet."""
+        return Workspace(work, self.encryption.kms_key)
 
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets whose rows some phase trains on, or is kept near, in order."""

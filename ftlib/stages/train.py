@@ -16,7 +16,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
-from ftlib.training.checkpoints.run_place import RunPlace, attempt_of, run_place
+from ftlib.training.checkpoints.run_place import RunPlace, attempt_of
 from ftlib.training.compute import Compute
 from ftlib.training.curves import FILE as FOLLOWED
 from ftlib.training.curves import STOP
@@ -138,6 +138,7 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
             )
         ),
         run=attempt_of(place, job.fingerprint, folder),
+        kms_key=place.place.kms_key,
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
@@ -150,7 +151,7 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
         fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
-    attempts.append(attempt := run_place(plan.run))
+    attempts.append(attempt := plan.place)
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit

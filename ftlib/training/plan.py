@@ -10,6 +10,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind, Config
 from ftlib.data.formats import Format
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.training.checkpoints.run_place import RunPlace, run_place
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
@@ -35,8 +36,15 @@ class GroupPlan(Config, ABC):
     fingerprint: str
     """The job's: the run's name, and what its checkpoints are compared with."""
     run: str
-    """Where checkpoints, curves and the result go; survives a kill. See `run_place`."""
+    """Where checkpoints, curves and the result go; survives a kill."""
+    kms_key: str | None = None
+    """What the bucket of `run` encrypts with, if the recipe says so."""
     compute: Compute
+
+    @property
+    def place(self) -> RunPlace:
+        """Return `run` as this process sees it."""
+        return run_place(self.run, self.kms_key)
 
     @property
     @abstractmethod
