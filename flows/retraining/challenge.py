@@ -131,7 +131,7 @@ def judged_before(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
     if kept.what != "waiting":
         return kept
     behind = (kept.champion.sequence if kept.champion else 0) + 1
-    entry = AliasLog(r.publish.to.store(), r.publish.name, r.retrain.alias).read(behind)
+    entry = AliasLog(r.registry_store(), r.publish.name, r.retrain.alias).read(behind)
     moved = entry is not None and entry.version == kept.version.version and not entry.rolled_back
     return kept.ended("promoted", *kept.reasons) if moved else None
 
@@ -186,7 +186,7 @@ def _live(r: Recipe, work: Workspace, champion: Champion | None) -> tuple[str, .
 
 
 def _watched(r: Recipe) -> Watched:
-    return Watched(r.publish.name, r.retrain.alias, r.publish.to.store().identity)
+    return Watched(r.publish.name, r.retrain.alias, r.registry_store().identity)
 
 
 def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
