@@ -89,7 +89,8 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         ),
     ]
     phases = ", then ".join(
-        f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {', '.join(p.parts)})" for p in recipe.phases
+        f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {', '.join(p.parts)}{', from the base again' if p.start else ''})"
+        for p in recipe.phases
     )
     return Page(
         title=recipe.name,
