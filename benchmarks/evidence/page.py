@@ -24,6 +24,7 @@ is below what was claimed; else *too noisy*. Failed runs are counted.
 ```bash
 make evidence                                    # runs what is missing, appends, and writes this page
 python -m benchmarks.evidence reward --seeds 0   # one row, one seed
+python -m benchmarks.evidence kto --threads 1    # trained in the run's own process, by one thread
 ```
 
 Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with

@@ -88,8 +88,9 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
             recipe, evidence.model, evidence.raw, evidence.prepared, evidence.trained, evidence.selection
         ),
     ]
+    again = {phase.name: ", from the base again" if phase.start else "" for phase in recipe.phases}
     phases = ", then ".join(
-        f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {', '.join(p.parts)})" for p in recipe.phases
+        f"{p.name} ({p.tuning.kind.replace('_', ' ')} on {', '.join(p.parts)}{again[p.name]})" for p in recipe.phases
     )
     return Page(
         title=recipe.name,

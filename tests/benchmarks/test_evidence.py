@@ -213,3 +213,19 @@ def test_a_script_measures_arms_and_its_failure_is_a_result(tmp_path: Path) -> N
     failed = run_trial(a_row(**told, settings={"unknown": 1}), 3, tmp_path)
     assert failed.failed == "ValueError: a setting that is not known"
     assert failed.arms == {}
+
+
+def test_threads_change_where_a_run_trains_and_no_result_of_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def runs_nothing(recipe: str, overrides: tuple[str, ...], *_: object, **__: object) -> None:
+        asked.append(overrides)
+        raise RuntimeError("nothing runs")
+
+    monkeypatch.setattr("benchmarks.evidence.trial.ran", runs_nothing)
+    plain, threaded = run_trial(a_row(), 0, tmp_path), run_trial(a_row(), 0, tmp_path, threads=1)
+    assert asked == [(), ("compute.workers=0", "compute.threads=1")]
+    assert plain.digest == threaded.digest
+    assert threaded.failed == "nothing runs"

@@ -110,7 +110,7 @@ def test_a_policy_learns_from_the_reward_model_of_an_earlier_phase(tmp_path: Pat
         assert score == pytest.approx(theirs, abs=1e-5)
 
     page = next((tmp_path / "work/stages/report").rglob("report.md")).read_text()
-    assert "judge" in page
+    assert "judge (full on pairs), then policy (full on prompts, from the base again)" in page
     again, _, _ = ran(tmp_path, recipe.model_dump(mode="json"))
     assert again.evidence.checkpoints[1].fingerprint == policy.fingerprint
     assert trainings(tmp_path, recipe) == ["done", "done"]
