@@ -37,7 +37,8 @@ def open_once(endpoint_url: str | None, read_timeout: float, connections: int) -
         asynchronous=True,  # else a forked child waits at its end for a loop that runs in its parent alone
     )
     loop = get_loop()
-    check_no_secret(sync(loop, filesystem.set_session).meta.endpoint_url)
+    client: Any = sync(loop, filesystem.set_session)
+    check_no_secret(client.meta.endpoint_url)
     weakref.finalize(filesystem, _close, filesystem._s3creator, loop, os.getpid())
     return filesystem
 
