@@ -166,6 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=40_000, help="of the recipe that is cancelled")
     parser.add_argument("--runs", type=int, default=5, help="that find everything done")
+    parser.add_argument("--no-cancels", action="store_true", help="measure overhead and growth alone")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         here = Installation(Path(folder), args.rows)
@@ -176,23 +177,27 @@ def main() -> None:
             for _ in range(args.runs):
                 cached.append(overhead(here, "few"))
                 sizes.append(here.database_bytes())
-            ends = [cancelled(here, "many", stage) for stage in STAGES]
-            ends.append(cancelled(here, "many_on_ray", "train"))
-            crashed = killed(here, "many_on_ray")
+            ends: list[dict[str, object]] = []
+            crashed = math.nan
+            if not args.no_cancels:
+                ends += [cancelled(here, "many", stage) for stage in STAGES]
+                ends.append(cancelled(here, "many_on_ray", "train"))
+                crashed = killed(here, "many_on_ray")
         finally:
             began = time.monotonic()
             here.command("down")
             down = time.monotonic() - began
     rows = [[name, *(f"{run[key]:.1f}" for key in run)] for name, run in (("fresh", fresh), ("cached", cached[-1]))]
     print_table("a deployed run", ("", *fresh), rows)
-    print_table("cancelled", (*ends[0],), [[str(cell) for cell in end.values()] for end in ends])
+    if ends:
+        print_table("cancelled", (*ends[0],), [[str(cell) for cell in end.values()] for end in ends])
     growth = (sizes[-1] - sizes[0]) / max(args.runs, 1)
     print(f"killed: Crashed after {crashed:.0f} s; database: {growth / 1e6:.1f} MB a cached run; down: {down:.1f} s")
     ratios: dict[str, Any] = {
         "fresh_overhead_seconds": round(fresh["overhead_s"], 1),
         "cached_overhead_seconds": round(max(run["overhead_s"] for run in cached), 1),
         "cancelled": ends,
-        "crashed_seconds": round(crashed, 1),
+        "crashed_seconds": None if math.isnan(crashed) else round(crashed, 1),
         "database_bytes_per_cached_run": round(growth),
         "up_seconds": round(here.up_seconds, 1),
         "down_seconds": round(down, 1),

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ftlib.data.listed import ListedFile
 from ftlib.data.sources.files import Files
 from ftlib.retraining.file_ledger import ENTRIES_PER_SNAPSHOT, Decision, FileLedger, LedgerState, compare
 from ftlib.storage import LocalStore, S3Store, Store
+from ftlib.storage.patience import Patient
 from ftlib.storage.s3_client import S3Client
 
 SERVER = """
@@ -134,16 +135,13 @@ def counted() -> Generator[list[str]]:
     """Collect what is asked of an S3 server."""
     asked: list[str] = []
 
-    def counting(name: str) -> Any:
-        real = getattr(S3Client, name)
+    real = Patient.retry
 
-        def call(client: S3Client, what: str, *arguments: Any, **options: Any) -> Any:
-            asked.append(what)
-            return real(client, what, *arguments, **options)
+    def call(client: Patient, what: str, request: Callable[[Any], Any]) -> Any:
+        asked.append(what)
+        return real(client, what, request)
 
-        return patch.object(S3Client, name, call)
-
-    with counting("request"), counting("read"):
+    with patch.object(Patient, "retry", call):
         yield asked
 
 

@@ -63,7 +63,8 @@ def evaluate(
         bases: Folders of models that adapters stand on, where these are not found by their names.
         work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.
     """
-    r, place = only(load_recipe(recipe, overrides), evaluations), Workspace(work)
+    r = only(load_recipe(recipe, overrides), evaluations)
+    place = r.work_place(work)
 
     def through(
         name: str, steps: Callable[[], Steps[list[EvalReport]]], made: Callable[[Step, Artifact], None]

@@ -22,7 +22,6 @@ from flows.run.tracked import tracked
 from flows.run_entry import entered
 from ftlib.errors import OverBudget
 from ftlib.registry.outcome import Refusal
-from ftlib.workspace import Workspace
 
 one_line_errors()
 
@@ -52,7 +51,7 @@ def finetune(
         work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.
     """
     r = answered_recipe(recipe, training, publishing, computing, overrides)
-    place = Workspace(work)
+    place = r.work_place(work)
     try:
         with (
             place.hold(f"runs/{r.name}", wait=False),

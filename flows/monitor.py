@@ -48,9 +48,10 @@ def monitor(
         overrides: Any other field of the recipe, as path=value.
         work: The folder or s3://bucket/prefix that keeps what was told already.
     """
-    r, place = load_recipe(recipe, overrides), Workspace(work)
+    r = load_recipe(recipe, overrides)
+    place = r.work_place(work)
     name = r.publish.name
-    source, registry = the_log(r, log), ModelRegistry(r.publish.to.store())
+    source, registry = the_log(r, log), ModelRegistry(r.registry_store())
     if deployment.id is not None and registry.alias(name, r.retrain.alias) is None:  # a schedule begins before it
         none = f"{registry.store.uri} has no {name}@{r.retrain.alias} yet: its first promotion begins the looks"
         return Completed(name=TITLES["too_few"], message=f"{TITLES['too_few']}: {none}")

@@ -19,7 +19,6 @@ from flows.retraining.waiting import ask, taken_over
 from flows.run.tracked import tracked
 from flows.run_entry import entered
 from ftlib.errors import OverBudget
-from ftlib.workspace import Workspace
 
 one_line_errors()
 
@@ -46,7 +45,7 @@ def retrain(
         work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.
     """
     r = answered_recipe(recipe, Training(), Publishing(), computing, overrides)
-    place, approval, shown_hold = Workspace(work), None, None
+    place, approval, shown_hold = r.work_place(work), None, None
     with one_at_a_time(r.publish.name, place):
         try:
             with (

@@ -20,7 +20,6 @@ from ftlib.costs.prices import Prices, Usage, read_prices
 from ftlib.costs.used import used
 from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line, is_on_request
 from ftlib.progress import NOTE, Progress, listen, note
-from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.outcome import Refusal
 from ftlib.stages.step import Step
@@ -55,13 +54,13 @@ class RunEntry:
             state="refused" if refused else "published",
             reason="; ".join(record.result.reasons) if isinstance(record.result, Refusal) else "",
             version="" if isinstance(record.result, Refusal) else f"{record.result.name}@{record.result.version}",
-            **self._found(record.evidence),
+            **found(record.evidence),
         )
 
     def judged(self, judged: Challenge) -> RunFacts:
         """Write what a retraining came to; a later word on the same one is written over this."""
         version = f"{judged.version.name}@{judged.version.version}" if judged.version else ""
-        of_evidence = self._found(judged.evidence) if judged.evidence else {}
+        of_evidence = found(judged.evidence) if judged.evidence else {}
         return self._keep(state=judged.title.lower(), reason="; ".join(judged.reasons), version=version, **of_evidence)
 
     def failed(self, error: BaseException) -> None:
@@ -75,11 +74,6 @@ class RunEntry:
         except (ReglageError, OSError) as second:
             with suppress(Exception):
                 note("runs", f"the index of runs lacks this run: {first_line(second)}")
-
-    def _found(self, evidence: Evidence) -> dict[str, Any]:
-        """Return what evidence says, with the memory that was predicted for the largest of its trainings."""
-        predicted = [phase.memory_bytes - phase.memory.get("process", 0) for phase in _phases(self.recipe, self.run)]
-        return {**found(evidence), "predicted_memory_bytes": max(predicted, default=None)}
 
     def _keep(self, **fields: Any) -> RunFacts:
         facts = RunFacts(

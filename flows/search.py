@@ -19,7 +19,6 @@ from flows.searching.recipes import Searched
 from flows.searching.record import finished, show_search
 from flows.searching.trials import Trials
 from ftlib.registry.outcome import Refusal
-from ftlib.workspace import Workspace
 from tasks.runner import Runner
 
 one_line_errors()
@@ -69,7 +68,8 @@ def search(
         soup=soup,
     )
     asked.check()
-    r, place = asked.recipe, Workspace(work)
+    r = asked.recipe
+    place = r.work_place(work)
     with place.hold(f"runs/{r.name}", wait=False), live_page(r.name, place) as live:
         given = inputs(r, place)
         page = RunPage(r.name, r.datasets)

@@ -1,4 +1,4 @@
-"""What the light half may load: packages of others that three imports and one command pull in, against their lists.
+"""What the light half may load: packages of others that imports and commands pull in, against their lists.
 
     python infra/imports.py            compare with infra/imports.toml; exit code 1 if something grew
     python infra/imports.py --write    write what is loaded now to it
@@ -22,6 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LISTS = Path(__file__).with_suffix(".toml")
 OURS = frozenset({"flows", "ftlib", "tasks"})
 
+_DONE_BEFORE = """
+import subprocess, sys, tempfile
+with tempfile.TemporaryDirectory() as folder:
+    made = "import pathlib, sys; from ftlib.testing import tiny_recipe; tiny_recipe(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", made, folder], check=True, stdout=subprocess.DEVNULL)
+    again = ["run", f"{folder}/tiny.yaml", "--work", f"{folder}/work"]
+    subprocess.run([sys.executable, "-m", "flows.command_line.main", *again], check=True, stdout=subprocess.DEVNULL)
+    from flows.command_line.main import main
+    main(again, standalone_mode=False)
+"""
 RUNS = {
     "recipe": "import pkgutil, importlib, ftlib.recipe\n"
     "for found in pkgutil.walk_packages(ftlib.recipe.__path__, 'ftlib.recipe.'): importlib.import_module(found.name)",
@@ -29,6 +39,7 @@ RUNS = {
     "help": "from flows.command_line.main import main\nmain(['--help'], standalone_mode=False)",
     "check": "from flows.command_line.main import main\n"
     "main(['check', 'recipes/quickstart.yaml'], standalone_mode=False)",
+    "done_before": _DONE_BEFORE,
 }
 """By the list's name, the program that is run."""
 

@@ -13,6 +13,7 @@ everything is below one temporary folder, and every daemon is ended by its own p
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import secrets
@@ -69,8 +70,16 @@ rgw_gc_obj_min_wait = 2
 rgw_enable_usage_log = false
 rgw_gc_processor_period = 5
 rgw_gc_processor_max_time = 5
+rgw_crypt_require_ssl = false
+rgw_crypt_s3_kms_backend = testing
+rgw_crypt_s3_kms_encryption_keys = {kms_keys}
 {backend}
 """
+KMS_KEYS = (
+    "arn:aws:kms:us-east-1:000000000000:key/3a1f2c4d-0000-4000-8000-000000000001",
+    *("alias/one", "alias/two", "alias/rows"),
+)
+"""Keys of SSE-KMS that its own backend for tests knows: those that our tests ask for."""
 SQLITE = """
 rgw_backend_store = dbstore
 rgw_config_store = dbstore
@@ -207,6 +216,7 @@ def running(backend: str, tree: Path | None) -> Generator[Server]:
             rgw=port,
             folder=ceph.inside,
             memory=12 * 2**30,
+            kms_keys=" ".join(f"{key}={base64.b64encode(os.urandom(32)).decode()}" for key in KMS_KEYS),
             backend=SQLITE.format(folder=ceph.inside) if backend == "dbstore" else "",
         )
         (ceph.folder / "ceph.conf").write_text(conf)

@@ -32,7 +32,7 @@ from recipes.composites import SIZE, ground, touch
 PATCH, SIDE, WIDTH, LAYERS = 16, 4, 96, 4
 """SIDE * SIDE are the queries."""
 KINDS = ("ellipse", "rectangle", "triangle", "ring", "cross", "diamond")
-STEPS, BATCH, RATE, WARM_UP = 1_500, 32, 1e-3, 100
+STEPS, BATCH, RATE, WARM_UP = 3_000, 16, 1e-3, 200
 PATCHES_COUNT = 0.25
 """What the loss of patches counts, beside 1 for that of queries."""
 

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("benchmark-work/evidence"))
     parser.add_argument("--larger", action="store_true", help="with each row's larger settings; kept beside the others")
+    parser.add_argument("--threads", type=int, help="train in the run's process, with so many")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
     args = parser.parse_args()
     if unknown := sorted({*args.rows} - {*rows}):
@@ -34,7 +35,7 @@ def main() -> None:
             if any(trial.seed == seed and trial.larger == args.larger for trial in read_trials(row)):
                 continue
             print(f"{name}, seed {seed}", flush=True)
-            trial = run_trial(row, seed, work, larger=args.larger)
+            trial = run_trial(row, seed, work, larger=args.larger, threads=args.threads)
             trial.file().parent.mkdir(parents=True, exist_ok=True)
             write_durably(trial.file(RESULTS), (trial.model_dump_json(indent=1) + "\n").encode())
             print(f"  {trial.failed or trial.arms}, {trial.seconds:g} s", flush=True)

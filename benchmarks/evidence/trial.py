@@ -61,8 +61,11 @@ def read_trials(row: Row, folder: Path = RESULTS) -> list[Trial]:
     return [trial for text in texts if (trial := Trial.model_validate_json(text)).digest == row.digest()]
 
 
-def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False) -> Trial:
-    """Train and measure all arms of a row with a seed; arms of one recipe share its run. A failure is a result too."""
+def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False, threads: int | None = None) -> Trial:
+    """Train and measure all arms of a row with a seed; arms of one recipe share its run. A failure is a result too.
+
+    With `threads` a recipe's run trains in its own process, with so many; None: as the recipe says.
+    """
     began = time.monotonic()
     arms: dict[str, dict[str, float]] = {}
     points: tuple[Point, ...] = ()
@@ -70,7 +73,7 @@ def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False) -> Trial
     try:
         if row.measure is not None:
             arms, points = scripted(row, seed, work, larger=larger)
-        arms |= _from_recipes(row, seed, work, began + LONGEST, larger=larger)
+        arms |= _from_recipes(row, seed, work, began + LONGEST, larger=larger, threads=threads)
         for name, arm in row.arms.items():
             if arm.mean_of:
                 parts = [arms[one] for one in arm.mean_of]
@@ -93,7 +96,9 @@ def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False) -> Trial
     )
 
 
-def _from_recipes(row: Row, seed: int, work: Path, until: float, *, larger: bool) -> dict[str, dict[str, float]]:
+def _from_recipes(
+    row: Row, seed: int, work: Path, until: float, *, larger: bool, threads: int | None
+) -> dict[str, dict[str, float]]:
     """Return the metrics of the arms that recipes train; `until` is on the monotonic clock."""
     records: dict[tuple[object, ...], dict[str, Any]] = {}
     arms: dict[str, dict[str, float]] = {}
@@ -102,6 +107,8 @@ def _from_recipes(row: Row, seed: int, work: Path, until: float, *, larger: bool
             asked = (arm.recipe, arm.overrides)
             if asked not in records:
                 overrides = (*arm.overrides, *(row.larger if larger else ()))
+                if threads is not None:
+                    overrides += ("compute.workers=0", f"compute.threads={threads}")
                 records[asked] = ran(arm.recipe, overrides, seed, work, longest=max(1.0, until - time.monotonic()))
             arms[name] = measured(records[asked], arm, row.metrics_of(name))
     return arms

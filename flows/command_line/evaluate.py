@@ -21,7 +21,7 @@ from ftlib.recipe.file import load_recipe
 from ftlib.stages.step import Step, Steps, walk
 from ftlib.storage import Place
 from ftlib.wording import counted
-from ftlib.workspace import Workspace, write_durably
+from ftlib.workspace import write_durably
 
 
 @click.command()
@@ -76,7 +76,8 @@ def evaluate(
     or by a run in the same work folder, is not measured again.
     """
     quiet_libraries()
-    workspace = Workspace(work)
+    recipe = only(load_recipe(recipe_path, overrides), evaluations)
+    workspace = recipe.work_place(work)
 
     def through(
         name: str, steps: Callable[[], Steps[list[EvalReport]]], made: Callable[[Step, Artifact], None]
@@ -93,7 +94,6 @@ def evaluate(
     def say(words: str) -> None:
         click.echo(words, err=True)
 
-    recipe = only(load_recipe(recipe_path, overrides), evaluations)
     comparison = compare(recipe, models, split, workspace, registry, given, through, say)
     if suspects:
         found = comparison.suspects(workspace)

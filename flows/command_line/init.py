@@ -77,7 +77,11 @@ def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str |
             written.append(write_new(folder / path, content))
     said = [
         f"looked at {guessed.looked}",
-        *(f"format     {reason}" for reason in (f"{guessed.format['kind']}", *guessed.why_format)),
+        *(
+            f"format     {reason}"
+            for reason in ("feedback" if guessed.log else str(guessed.format["kind"]), *guessed.why_format)
+        ),
+        *(f"dataset    {rows.gives}: {rows.told}" for rows in guessed.log),
         *(f"split      {reason}" for reason in (f"{guessed.split.get('by', 'random')}", *guessed.why_split)),
         *(f"wrote      {path}" for path in written),
         *([] if folder == Path() else [f"next       cd {folder}"]),

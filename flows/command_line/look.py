@@ -94,7 +94,7 @@ def look(
     quiet_libraries()
     loaded = load_recipe(recipe, overrides)
     name = dataset or next(name for name, one in loaded.datasets.items() if one == loaded.published_dataset())
-    raw, data, seen = look_at(loaded, Workspace(work), name, split, rows, ids)
+    raw, data, seen = look_at(loaded, loaded.work_place(work), name, split, rows, ids)
     notes = [*data.audit.notes()] if data.audit.rows else []
     notes += [f"personal data: {line}" for line in said(raw.personal_data or {})]
     record = {"dataset": name, "split": split, "rows": [one.model_dump(mode="json") for one in seen], "notes": notes}

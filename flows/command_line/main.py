@@ -175,14 +175,13 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
     from flows.planning.plan import make_plan
     from ftlib.costs.prices import read_prices
     from ftlib.progress import NOTE, Progress, listen
-    from ftlib.workspace import Workspace
 
     def remark(sign: Progress) -> None:
         if sign.unit == NOTE:
             click.echo(f"note: {sign.text}", err=True)
 
     with listen(remark):
-        run_plan = make_plan(loaded, Workspace(work), prepare=prepare, card=card)
+        run_plan = make_plan(loaded, loaded.work_place(work), prepare=prepare, card=card)
     cost = cost_of(run_plan, loaded, read_prices(), os.cpu_count() or 1, card or "")
     record = {**run_plan.model_dump(mode="json"), "cost": cost and cost.model_dump(mode="json")}
     emit(lambda: print_plan(run_plan, cost), record, as_json)

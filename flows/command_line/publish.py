@@ -90,7 +90,7 @@ def publish(
         recipe = recipe.model_copy(update={"publish": published, "retrain": retrain})
     may_change = labels_may_change or bool(recipe and recipe.retrain.labels_may_change)
     asked = Adoption(model_folder(folder, registry), folder, published, recipe, kind, alias, may_change, who)
-    place = Workspace(work)
+    place = recipe.work_place(work) if recipe else Workspace(work)
     adopted = adopt_folder(asked, place)
     lines, record = _outcome(folder, adopted.result)
     if champion_test and isinstance(adopted.result, ModelVersion):

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ftlib.config import user_path
-from ftlib.errors import ModelError
-from ftlib.models.folder import package_folder
+from ftlib.errors import ModelError, RecipeError
+from ftlib.models.folder import locate, package_folder
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import check_modality, check_principles, check_rewards
 from ftlib.recipe.recipe import Recipe
@@ -28,7 +28,23 @@ def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, l
     check_rewards(recipe)
     if (folder := model_folder(recipe)) is not None:
         check_modality(recipe, folder)
+    _check_onto(recipe)
     return recipe, list(notes(recipe))
+
+
+def _check_onto(recipe: Recipe) -> None:
+    """Raise RecipeError for a model that training is to be carried to, and that is not here or reads other rows.
+
+    One of the hub at its revision, or of a bucket, is for a run to fetch.
+    """
+    onto = recipe.interpolation.carried_to
+    if onto is None or onto.model.revision is not None or is_output(onto.model.path):
+        return
+    where = "interpolation.onto.path"
+    try:
+        check_modality(recipe, locate(onto.model), f"{where}: {onto.model.path}")
+    except ModelError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def model_folder(recipe: Recipe) -> Path | None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 from flows.command_line.quiet import log_to, quiet_libraries
 from flows.prefect_server import TemporaryServer, check_user_server, settings, user_has_server
 from ftlib.recipe.file import load_recipe
-from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -41,7 +40,7 @@ def run_recipe(
 
     record = cast("RunRecord", _run(load, _folder(path, overrides, work)))
     timed = record.model_copy(update={"wall_seconds": round(monotonic() - started, 3)})
-    timed.write(Workspace(work))
+    timed.write(record.evidence.recipe.work_place(work))
     return timed
 
 
@@ -68,7 +67,8 @@ def run_monitor(path: Path, log: str | None, overrides: Sequence[str], work: str
 
         return lambda: monitor(str(path), log=log, overrides=list(overrides), work=str(work), return_state=True)
 
-    folder = Workspace(work).root / "runs" / load_recipe(path, overrides).name / "monitor"
+    r = load_recipe(path, overrides)
+    folder = r.work_place(work).root / "runs" / r.name / "monitor"
     return cast("LiveVerdict", _run(load, folder))
 
 
@@ -85,9 +85,10 @@ def run_search(path: Path, overrides: Sequence[str], work: str, asked: Mapping[s
 
 def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:
     """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself."""
-    place, name = Workspace(work), load_recipe(path, overrides).name
-    with place.hold(f"runs/{name}", wait=False):
-        return place.root / "runs" / name
+    r = load_recipe(path, overrides)
+    place = r.work_place(work)
+    with place.hold(f"runs/{r.name}", wait=False):
+        return place.root / "runs" / r.name
 
 
 def _run(load: Callable[[], Callable[[], "State[Any]"]], folder: Path) -> object:

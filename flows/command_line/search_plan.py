@@ -15,7 +15,6 @@ from ftlib.search.proposals import propose, told_before, trials_of
 from ftlib.search.space import Point
 from ftlib.search.study import Study
 from ftlib.wording import counted
-from ftlib.workspace import Workspace
 
 
 class SearchPlan(Config):
@@ -67,7 +66,7 @@ def plan_search(asked: Searched, place: str, prices: Prices | None = None) -> Se
 
 def _timed(asked: Searched, place: str) -> SearchPlan:
     """Say how many trials are over, and how long the rest takes where some have been seen."""
-    work, search = Workspace(place), asked.search
+    work, search = asked.recipe.work_place(place), asked.search
     study = Study(work, asked.recipe.name, study_of(asked, inputs(asked.recipe, work)), search)
     count = trials_of(search)
     over = [trial for number, trial in study.trials.items() if number < count]

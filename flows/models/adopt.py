@@ -32,6 +32,7 @@ from ftlib.stages.adopt import AdoptJob, adopt
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.preprocess import preprocess
 from ftlib.stages.step import Steps, step, walk
+from ftlib.storage import Store
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
@@ -52,6 +53,10 @@ class Adoption:
     """Whose version's labels it is held against."""
     labels_may_change: bool = False
     who: str = ""
+
+    def store(self) -> Store:
+        """Open the registry that it is published to, to be written with the recipe's key."""
+        return self.publish.store(self.recipe.encryption.kms_key if self.recipe else None)
 
     @property
     def asks_a_person(self) -> bool:
@@ -130,7 +135,7 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
     r, version = asked.recipe, adopted.result
     if r is None or not isinstance(version, ModelVersion):
         raise RecipeError("the champion's test needs a recipe and a published version; give --recipe")
-    registry = ModelRegistry(r.publish.to.store())
+    registry = ModelRegistry(r.registry_store())
     champion = in_place(registry, r)
     if champion is None:
         return Trial(go=True, reasons=("the first version of this model",))
@@ -166,7 +171,7 @@ def try_champion(asked: Adoption, adopted: Adopted, work: Workspace) -> Trial:
 
 def promote_adopted(asked: Adoption, version: ModelVersion, trial: Trial) -> AliasEntry:
     """Let the recipe's alias mean a version that passed. Raises ConflictError if somebody moved it since the test."""
-    registry, why = ModelRegistry(asked.publish.to.store()), "; ".join(trial.reasons)
+    registry, why = ModelRegistry(asked.store()), "; ".join(trial.reasons)
     who = asked.who or "registry publish"
     return registry.promote(version.name, asked.alias, version.version, trial.expected, who, why)
 
@@ -209,7 +214,7 @@ def _loaded(asked: Adoption, kind: BatchKind) -> Steps[Finished]:
 
 def _check_labels(asked: Adoption) -> None:
     """Raise DataError if the champion knows other labels, unless they may change."""
-    registry = ModelRegistry(asked.publish.to.store())
+    registry = ModelRegistry(asked.store())
     entry = registry.alias(asked.publish.name, asked.alias)
     if entry is None or asked.labels_may_change:
         return

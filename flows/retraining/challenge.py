@@ -131,7 +131,7 @@ def judged_before(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
     if kept.what != "waiting":
         return kept
     behind = (kept.champion.sequence if kept.champion else 0) + 1
-    entry = AliasLog(r.publish.to.store(), r.publish.name, r.retrain.alias).read(behind)
+    entry = AliasLog(r.registry_store(), r.publish.name, r.retrain.alias).read(behind)
     moved = entry is not None and entry.version == kept.version.version and not entry.rolled_back
     return kept.ended("promoted", *kept.reasons) if moved else None
 
@@ -139,7 +139,7 @@ def judged_before(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
     check_registry(r)
-    registry = ModelRegistry(r.publish.to.store())
+    registry = ModelRegistry(r.registry_store())
     listing = list_sources(r, registry.store, run.work, listing_of(run_id))
     champion = in_place(registry, r)
     so_far = Challenge(
@@ -186,7 +186,7 @@ def _live(r: Recipe, work: Workspace, champion: Champion | None) -> tuple[str, .
 
 
 def _watched(r: Recipe) -> Watched:
-    return Watched(r.publish.name, r.retrain.alias, r.publish.to.store().identity)
+    return Watched(r.publish.name, r.retrain.alias, r.registry_store().identity)
 
 
 def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: ModelRegistry) -> int:
@@ -318,7 +318,7 @@ def settle(
     `shown_hold` is the rollback that the person who approved was told of, by its place in the alias's history. The
     files of a skipped run stay new for the next one, unless none of their rows is.
     """
-    registry = ModelRegistry(r.publish.to.store())
+    registry = ModelRegistry(r.registry_store())
     if challenge.what == "skipped":
         if challenge.worth and challenge.worth.considered:
             skipped = Decision(what="skipped", reasons=challenge.reasons)

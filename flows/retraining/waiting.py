@@ -100,7 +100,7 @@ def _attempt(client: SyncPrefectClient, run: FlowRun) -> int:
 
 
 def _about(r: Recipe) -> dict[str, Any]:
-    return {MODEL: f"{r.publish.name}@{r.retrain.alias}", REGISTRY: r.publish.to.store().identity}
+    return {MODEL: f"{r.publish.name}@{r.retrain.alias}", REGISTRY: r.registry_store().identity}
 
 
 def _waiting_before(client: SyncPrefectClient, r: Recipe, asked: str) -> list[FlowRun]:

@@ -21,7 +21,12 @@ from ftlib.training.principles import read_principles
 
 
 def answer_job(
-    recipe: Recipe, phase: Phase, name: str, trail: Sequence[Checkpoint], data: PreparedDataset, by: FoundModel | None
+    recipe: Recipe,
+    phase: Phase,
+    name: str,
+    trail: Sequence[Checkpoint],
+    data: PreparedDataset,
+    by: FoundModel | Checkpoint | None,
 ) -> AnswerJob:
     """Say who writes what a phase learns of one of its datasets: a model from elsewhere, or an earlier phase's end."""
     assert phase.answers is not None
@@ -43,7 +48,7 @@ def revise_job(
     trail: Sequence[Checkpoint],
     data: PreparedDataset,
     raw: RawDataset,
-    by: FoundModel | None,
+    by: FoundModel | Checkpoint | None,
 ) -> ReviseJob:
     """Say by which principles pairs are made of one of a phase's datasets; `by` is a critic from elsewhere."""
     assert phase.principles is not None
@@ -73,7 +78,7 @@ def uphold_job(
     trail: Sequence[Checkpoint],
     data: PreparedDataset,
     raw: RawDataset,
-    by: FoundModel | None,
+    by: FoundModel | Checkpoint | None,
     revised: RevisedDataset,
 ) -> UpholdJob:
     """Say whose answers to hold against a phase's principles: its start's and its end's, the last two of `trail`."""
@@ -98,7 +103,9 @@ def uphold_job(
     )
 
 
-def _critic(phase: Phase, trail: Sequence[Checkpoint], by: FoundModel | None) -> FoundModel | Checkpoint | None:
+def _critic(
+    phase: Phase, trail: Sequence[Checkpoint], by: FoundModel | Checkpoint | None
+) -> FoundModel | Checkpoint | None:
     """Return who holds drafts against principles; None for the model that drafts."""
     critic = phase.principles and phase.principles.critic
     if not critic:
@@ -112,7 +119,7 @@ def score_job(
     name: str,
     trail: Sequence[Checkpoint],
     data: PreparedDataset,
-    models: Mapping[str, FoundModel],
+    models: Mapping[str, FoundModel | Checkpoint],
 ) -> ScoreJob:
     """Say which of a phase's `scores` to compute for one of its datasets."""
     return ScoreJob(

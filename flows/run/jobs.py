@@ -9,6 +9,7 @@ from types import MappingProxyType
 from flows.run.models_beside import beside_phase
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.forgotten import ForgetRequest, excluded
+from ftlib.data.formats import Format
 from ftlib.data.listed import FileVersion
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
@@ -78,10 +79,10 @@ def preprocess_job(
 def base_job(
     recipe: Recipe, model: FoundModel, labels: tuple[str, ...], tasks: Mapping[str, tuple[str, ...]] = NO_TASKS
 ) -> BaseJob:
-    """Say where training starts: a head for every label that the first phases' rows name, or one for every task."""
+    """Say where training starts: a head for every label that the rows name, or one for every task."""
     views = {task: recipe.of_task(task) for task in tasks}
     heads = {task: TaskHead(kind=one.kind(one.phases[0]), labels=tasks[task]) for task, one in views.items()}
-    return _head_job(recipe, recipe.phases[0], model, labels).model_copy(update={"tasks": heads})
+    return _head_job(recipe, recipe.chain[0], model, labels).model_copy(update={"tasks": heads})
 
 
 def head_job(recipe: Recipe, phase: Phase, end: Checkpoint, labels: tuple[str, ...]) -> BaseJob:
@@ -117,7 +118,7 @@ def train_job(
     phase: Phase,
     trail: Sequence[Checkpoint],
     prepared: Mapping[str, PreparedDataset],
-    companions: Mapping[str, FoundModel],
+    companions: Mapping[str, FoundModel | Checkpoint],
     seed: int | None = None,
     fisher: Fisher | None = None,
 ) -> TrainJob:
@@ -133,14 +134,25 @@ def train_job(
         data=parts[0] if len(parts) == 1 else Mixture(parts=parts),
         tasks=tuple(recipe.datasets[name].task for name in phase.parts) if recipe.tasks else (),
         # What frozen models and principles make of the rows is told by their bytes instead.
-        phase=phase.model_copy(update={"companions": {}, "scores": {}, "answers": None, "principles": None}),
+        phase=phase.model_copy(
+            update={"companions": {}, "scores": {}, "answers": None, "principles": None, "start": None}
+        ),
         companions={name: beside[name] for name in phase.companions},
+        formats=_formats(recipe, phase),
         scored_by_start=tuple(sorted(name for name in phase.scores if beside[name].weights == trail[-1].weights)),
         precision=resolve_precision(phase, recipe.compute),
         seed=recipe.seed if seed is None else seed,
         compute=recipe.compute,
         fisher=fisher,
     )
+
+
+def _formats(recipe: Recipe, phase: Phase) -> dict[str, Format]:
+    """Return how the companions were taught to read texts that earlier phases of the recipe made of other rows."""
+    made = {one.name: one for one in recipe.phases}
+    named = {name: made[one.phase] for name, one in phase.companions.items() if one.phase in made}
+    apart = {name: one for name, one in named.items() if recipe.kind(one) != recipe.kind(phase)}
+    return {name: recipe.published_dataset(one).format for name, one in apart.items()}
 
 
 def thin_job(recipe: Recipe, data: PreparedDataset, share: float, seed: int | None) -> ThinJob:

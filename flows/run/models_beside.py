@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from flows.run.values import Data, whole
 from ftlib.errors import ModelError
 from ftlib.evaluation.reward_models import weights_of
 from ftlib.merging.siblings import find_sibling, named_apart
@@ -15,7 +16,7 @@ from ftlib.workspace import Workspace
 
 def bases(recipe: Recipe, work: Workspace) -> Bases:
     """Say where the models that adapters stand on are looked for: versions, in the recipe's registry."""
-    return Bases(version=lambda spec: ModelRegistry(recipe.publish.to.store()).folder_of(spec, work.root / "bases"))
+    return Bases(version=lambda spec: ModelRegistry(recipe.registry_store()).folder_of(spec, work.root / "bases"))
 
 
 def find_asked(recipe: Recipe) -> None:
@@ -45,7 +46,7 @@ def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:
     """Find the checkpoints from elsewhere that the interpolation takes in. Raises ModelError or StorageError."""
     if not recipe.interpolation.siblings:
         return []
-    registry = ModelRegistry(recipe.publish.to.store())
+    registry = ModelRegistry(recipe.registry_store())
     found = [find_sibling(spec, registry, work.root / "versions") for spec in recipe.interpolation.siblings]
     return named_apart(found, recipe.phases[-1].name)
 
@@ -56,13 +57,30 @@ def found_onto(recipe: Recipe, work: Workspace) -> FoundModel | None:
     return find_any(onto.model, bases(recipe, work)) if onto else None
 
 
+def with_ends(r: Recipe, phase: Phase, data: Data | None, aside: Sequence[Checkpoint | None]) -> Data | None:
+    """Add what a phase asks of phases that ended before one that starts from the base; None where that is not made.
+
+    `aside` has the checkpoints of those phases.
+    """
+    begins = max((i for i, one in enumerate(r.phases[: r.phases.index(phase) + 1]) if one.start), default=0)
+    before = {one.name for one in r.phases[:begins]}
+    asked = {name: str(one.phase) for name, one in phase.beside.items() if one.phase in before}
+    made = whole(aside)
+    if data is None or not asked or made is None:
+        return None if asked else data
+    ends = {end.phase: end for end in made}
+    beside = {**data.companions.get(phase.name, {}), **{name: ends[end] for name, end in asked.items()}}
+    return data.model_copy(update={"companions": {**data.companions, phase.name: beside}})
+
+
 def beside_phase(
-    phase: Phase, trail: Sequence[Checkpoint], elsewhere: Mapping[str, FoundModel]
+    phase: Phase, trail: Sequence[Checkpoint], elsewhere: Mapping[str, FoundModel | Checkpoint]
 ) -> dict[str, FoundModel | Checkpoint]:
     """Return the frozen models that have a part in a phase, by name: models that were found, or earlier phases' ends.
 
-    `trail` has all checkpoints that come before, and may have more. An end that was rounded for the phase to start from
-    anchors it as it was rounded: it is the adapter that the policy is kept near, not what rounding did.
+    `trail` has the checkpoints that come before, and may have more; ends that it has not are `elsewhere`. An end that
+    was rounded for the phase to start from anchors it as it was rounded: the policy is kept near that adapter, and not
+    near what rounding did.
     """
     ends = {end.phase: end for end in trail}
     beside = {name: elsewhere.get(name) or ends[str(companion.phase)] for name, companion in phase.beside.items()}

@@ -134,7 +134,7 @@ def answered(
     phase: Phase,
     trail: Sequence[Checkpoint] | None,
     prepared: Mapping[str, PreparedDataset] | None,
-    by: FoundModel | None,
+    by: FoundModel | Checkpoint | None,
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the answers that a frozen model writes, where it learns from those."""
     for name in phase.parts if phase.answers else ():
@@ -149,7 +149,7 @@ def scored(
     phase: Phase,
     trail: Sequence[Checkpoint] | None,
     prepared: Mapping[str, PreparedDataset] | None,
-    elsewhere: Mapping[str, FoundModel],
+    elsewhere: Mapping[str, FoundModel | Checkpoint],
 ) -> Steps[Mapping[str, PreparedDataset] | None]:
     """Give a phase's datasets the columns that its objective reads of frozen models; most have none."""
     for name, part, which in scorings(phase):

@@ -5,7 +5,7 @@ not made yet: then what follows has no job. So every part here says what it need
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -164,12 +164,16 @@ class _Trained:
     """What the phases made, as far as it is there."""
 
     trail: list[Checkpoint | None]
-    """The start, and each phase's end."""
+    """The start, and each phase's end; from the last phase that starts from the base model on."""
+    data: Data | None
+    """What all phases train on, with the ends that later ones ask of those in `aside`."""
     rows: Data | None
     """What the last phase read."""
     upheld: list[Upheld | None]
     begun: dict[str, tuple[int, Form]]
     """By phase, how much of the trail there was before it, and the form of the model that it began with."""
+    aside: list[Checkpoint | None] = field(default_factory=list[Checkpoint | None])
+    """What phases made before one that starts from the base model."""
     answering: int = 0
     """Where in the trail the head of the last checkpoint was new: those before answer something else."""
 
@@ -180,7 +184,8 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     start = yield from _started(r, data, model, elsewhere)
     onto = yield from carried_to(r, start, data)
     made = yield from _phases(r, start, data, model.form)
-    checkpoints, prepared = whole(made.trail), data and data.prepared
+    data = made.data
+    checkpoints, aside, prepared = whole(made.trail), whole(made.aside), data and data.prepared
     siblings = yield from _siblings(r, made, elsewhere)
     named = named_by(r, checkpoints, whole(siblings), onto, data)
     beside = yield from enriched(r, checkpoints, prepared, data and data.raw)
@@ -193,7 +198,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
     length, form = made.begun[r.learning_phases[0].name]
     curve = yield from learnt_of_shares(r, made.trail[:length], form, data, beside)
     carries = (carried or not r.publish.fisher) and (curve or not r.learning_curve)
-    if not (data and checkpoints and swept and selection and final and carries and all(made.upheld)):
+    if not (data and checkpoints and aside is not None and swept and selection and final and carries):
+        return None
+    if not all(made.upheld):
         return None
     return Evidence(
         recipe=r,
@@ -206,7 +213,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         selection=selection,
         final=tuple(final),
         companions={
-            phase.name: models_beside.beside_phase(phase, checkpoints, data.companions.get(phase.name, {}))
+            phase.name: models_beside.beside_phase(phase, [*aside, *checkpoints], data.companions.get(phase.name, {}))
             for phase in r.phases
             if phase.beside
         },
@@ -214,6 +221,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         onto=data.onto,
         upheld=tuple(one for one in made.upheld if one),
         curve=curve,
+        aside=tuple(aside),
     )
 
 
@@ -229,16 +237,21 @@ def _started(
 
 
 def _phases(r: Recipe, start: Checkpoint | None, data: Data | None, form: Form) -> Steps[_Trained]:
-    """Take layers away where the recipe says so, and train each phase from the end of the one before."""
-    made = _Trained(trail=[start], rows=data, upheld=[], begun={})
+    """Take layers away where the recipe says so, and train each phase from the end of the one before, or from there."""
+    made, given = _Trained(trail=[start], data=data, rows=data, upheld=[], begun={}), form
     if r.prune:
         made.trail.append((yield from step(prune, start and data and jobs.prune_job(r, start, data.prepared))))
+    first = [*made.trail]
     for phase in r.phases:
+        if phase.start:
+            made.aside += made.trail[len(first) :]
+            made.trail, made.answering, form = [*first], 0, given
+        made.data = models_beside.with_ends(r, phase, made.data, made.aside)
         made.begun[phase.name] = len(made.trail), form
         if r.takes_new_head(phase):
             made.answering = len(made.trail)
-        made.trail, made.rows, wrote = yield from one_phase(r, phase, made.trail, form, data)
-        made.upheld += yield from upheld(r, phase, whole(made.trail), data, wrote)
+        made.trail, made.rows, wrote = yield from one_phase(r, phase, made.trail, form, made.data)
+        made.upheld += yield from upheld(r, phase, whole(made.trail), made.data, wrote)
         form = phase.tuning.leaves or form
     return made
 

@@ -8,7 +8,7 @@ from ftlib.config import Config
 from ftlib.data.datasets import PreparedDataset, RawDataset
 from ftlib.data.forgotten import ForgetRequest
 from ftlib.data.listed import FileVersion
-from ftlib.models.checkpoint import FoundModel
+from ftlib.models.checkpoint import Checkpoint, FoundModel
 from ftlib.recipe.evidence import Evidence
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.report.report import Report
@@ -47,8 +47,8 @@ class Data(Config):
     """The labels that training sees; empty where there are none, or each task has its own."""
     tasks: dict[str, tuple[str, ...]] = {}
     """The labels of every task, where there are several."""
-    companions: dict[str, dict[str, FoundModel]] = {}
-    """See `Inputs`."""
+    companions: dict[str, dict[str, FoundModel | Checkpoint]] = {}
+    """See `Inputs`; and ends of phases that lie before one that starts from the base model."""
     onto: FoundModel | None = None
     """See `Inputs`."""
     added_rows: tuple[int, ...] = ()

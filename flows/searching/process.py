@@ -161,7 +161,7 @@ class Trying:
     def _measured(self) -> Outcome:
         """Run the steps, and return what the choice is worth."""
         r = recipe_from("the trial", self.order.recipe)
-        work = Workspace(self.order.work)
+        work = r.work_place(self.order.work)
         given = inputs(r, work, self.order.files)
         selection = walk(trial_steps(r, work, given), lambda step: self._made(step, work))
         if selection is None or self.end is None:

@@ -197,7 +197,7 @@ def _answers(
 def _row(record: LiveAnswer, at: float, asked: Asked) -> tuple[Any, ...]:
     measures = dict(record.measures)
     length = measures.pop("length", None)
-    if length is None and record.input is not None:
+    if length is None and isinstance(record.input, str):
         length = len(record.input)
     told = json.dumps(measures, sort_keys=True) if measures else None
     values = (length, told, record.label, record.probability)

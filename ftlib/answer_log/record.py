@@ -30,8 +30,8 @@ class LiveAnswer(Config):
     manifest: str = ""
     """The sha256 of the version's manifest; empty where another server wrote the log."""
     traffic: Traffic = "answered"
-    input: str | None = None
-    """What was asked; None where the log keeps no inputs."""
+    input: str | list[JsonValue] | None = None
+    """What was asked, of a chat its turns so far; None where the log keeps no inputs."""
     measures: dict[str, int] = {}
     """What is measured of the input, named as in a row's profile: `length` in characters; `tokens`, special ones left
     out, and of these those that the vocabulary does not know: `unknown`; of images size, brightness and colour."""

@@ -134,6 +134,18 @@ class ChatTemplate:
         except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
             return Dropped("template_refuses", first_line(error))
 
+    def calls_lost(self, messages: Sequence[Message], tools: Any = None) -> Dropped | None:
+        """Return the first function, offered or called, of which the template writes nothing: it knows no tools."""
+        whole: str = self._tokenizer.apply_chat_template(
+            [*messages], tools=tools, chat_template=self.text, tokenize=False
+        )
+        called = [call for message in messages for call in message.get("tool_calls") or ()]
+        for one in (*(tools or ()), *called):
+            name = (one.get("function") or one).get("name") if isinstance(one, dict) else None
+            if not isinstance(name, str) or _letters(name) not in _letters(whole):
+                return Dropped("turn_not_rendered", f"the tool {name!r} is not in what the template writes")
+        return None
+
     def _not_rendered(self, messages: Sequence[Message], tools: Any) -> Dropped | None:
         """Return the first turn of which the template writes nothing: one that has no place for its role."""
         whole: str = self._tokenizer.apply_chat_template(

@@ -79,6 +79,12 @@ def turns_in(text: str) -> list[Message] | Dropped:
     return messages_of(turns, {})
 
 
+def holds_turns(value: Value) -> bool:
+    """Say whether a value is a list of turns, or one in JSON, as a chat is asked."""
+    written = isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+    return written and isinstance(messages_of(value, {}), list)
+
+
 def up_to_answer(messages: Sequence[Message]) -> list[Message] | Dropped:
     """Return messages up to the last of the assistant, if there is one; what follows it teaches nothing."""
     return _up_to(messages, ("assistant",)) or Dropped("no_answer")

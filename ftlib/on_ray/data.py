@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from ftlib.data.passes.executor import room
 from ftlib.errors import ReglageError, TransientError, first_line
 from ftlib.on_ray.cluster import nodes_here, told
+from ftlib.storage import Place
 from ftlib.training.compute import Compute
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ class _Raised(NamedTuple):
 class RayData:
     """Maps functions on the Ray that this process has joined."""
 
-    def __init__(self, compute: Compute, shared: str | None = None) -> None:
+    def __init__(self, compute: Compute, shared: Place | None = None) -> None:
         """Take how many workers there are, and a place in a bucket for files that several machines hand on.
 
         Raises TransientError where the cluster has no room for a worker, now.

@@ -88,11 +88,12 @@ def run_job(
     asked_to_stop: Callable[[], bool] = lambda: False,
     *,
     place: str = "",
+    kms_key: str | None = None,
 ) -> None:
     """Run a command on the cluster, or go on watching the one that is there: a retry must not start two.
 
     `place` is where the command works, if that tells one from the next of the same name: the job of an attempt that
-    was given up is stopped first.
+    was given up is stopped first. The job, and whatever it starts, writes to buckets with the key.
 
     Raises TransientError, which says `what` failed, if the cluster takes no job, the job does not succeed, or nobody
     can say for minutes what became of it, and Interrupted if it was asked to stop, by a word of its own, and did not.
@@ -102,7 +103,7 @@ def run_job(
         job = _running(client, name, place) or client.submit_job(
             entrypoint=entrypoint,
             submission_id=f"{name}-{int(time.time())}",
-            runtime_env={"env_vars": {**worker_environment(), **driver_environment(compute)}},
+            runtime_env={"env_vars": {**worker_environment(kms_key), **driver_environment(compute)}},
             metadata={"reglage_run": name, "place": place, "started_by": os.environ.get(STARTED_BY, "")},
         )
     except NO_ANSWER as error:  # a head that has just started has no agent yet
@@ -166,7 +167,7 @@ def run_plan(
         work.store.write(name, plan.replace(f'"{work.root}/', f'"{_NODE}').encode())
     spec = str(file) if work.store is None else f"{work.store.uri}/{name}"
     try:
-        run_job(f"python -P -m {module} {shlex.quote(spec)}", file.stem, what, compute)
+        run_job(f"python -P -m {module} {shlex.quote(spec)}", file.stem, what, compute, kms_key=work.place.kms_key)
     finally:
         if work.store is None:
             file.unlink(missing_ok=True)

@@ -164,7 +164,7 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def worker_environment() -> dict[str, str]:
+def worker_environment(kms_key: str | None = None) -> dict[str, str]:
     """Return what must be the same in every worker: idle threads that spin take the core another worker needs."""
     return {
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -172,7 +172,7 @@ def worker_environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONSAFEPATH": "1",
         CUBLAS: CUBLAS_VALUE,
-        **encryption.environment(),
+        **encryption.environment(kms_key),
     }
 
 

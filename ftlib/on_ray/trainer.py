@@ -34,7 +34,6 @@ from ftlib.on_ray.jobs import drive, run_job
 from ftlib.on_ray.session import session
 from ftlib.training import curves
 from ftlib.training.checkpoints.in_bucket import step_saved
-from ftlib.training.checkpoints.run_place import run_place
 from ftlib.training.fisher import measuring as fisher_pass
 from ftlib.training.fisher.record import FisherPlan
 from ftlib.training.group import backend_of
@@ -65,7 +64,7 @@ def fit(plan: Plan, folder: Path) -> None:
     """
     sizes = [split.sizes for split in drawn_from(plan)]
     total = total_steps(sizes, plan.phase.optimizer, plan.seed)
-    with curves.follow(run_place(plan.run), plan.phase.name, total, mirror=folder / curves.FILE):
+    with curves.follow(plan.place, plan.phase.name, total, mirror=folder / curves.FILE):
         if plan.compute.ray_address == "local":
             _fit_here(plan, _OnThisMachine(rendezvous=str(_of_ray(plan) / "rendezvous")))
         else:
@@ -85,7 +84,7 @@ def measure_fisher(plan: FisherPlan) -> None:
 
 def _of_ray(plan: Plan | FisherPlan) -> Path:
     """Return the folder that Ray Train and ranks of this machine meet in; other nodes never look into it."""
-    return run_place(plan.run).folder / "ray"
+    return plan.place.folder / "ray"
 
 
 class _Work(Config):
@@ -133,7 +132,7 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
         except TrainingFailedError as error:
             raise TransientError(
                 f"{plan.what}: workers were lost more than {plan.compute.max_failures} times "
-                f"({'; '.join([_reason(error), *map(str, lost(run_place(plan.run)))])}); {_goes_on(plan)}"
+                f"({'; '.join([_reason(error), *map(str, lost(plan.place))])}); {_goes_on(plan)}"
             ) from error
 
 
@@ -242,7 +241,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _goes_on(plan: Plan | FisherPlan) -> str:
-    step = step_saved(run_place(plan.run))
+    step = step_saved(plan.place)
     return f"the next run goes on from step {step}, in {plan.run}" if step else "no step was saved yet: it starts again"
 
 
@@ -255,12 +254,20 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def _fit_as_job(plan: Plan | FisherPlan, called: str = "train") -> None:
-    place = run_place(plan.run)
+    place = plan.place
     local = plan.model_copy(update={"compute": plan.compute.model_copy(update={"ray_address": "local"})})
     place.write(_SPEC, _Work(plan=local).model_dump_json().encode())
     entrypoint = f"python -P -m ftlib.on_ray.trainer {shlex.quote(place.name_of(_SPEC))}"
     asked_to_stop = partial(place.has, curves.STOP)
-    run_job(entrypoint, f"{called}-{plan.fingerprint}", plan.what, plan.compute, asked_to_stop, place=plan.run)
+    run_job(
+        entrypoint,
+        f"{called}-{plan.fingerprint}",
+        plan.what,
+        plan.compute,
+        asked_to_stop,
+        place=plan.run,
+        kms_key=plan.kms_key,
+    )
 
 
 if __name__ == "__main__":

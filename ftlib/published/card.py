@@ -204,7 +204,7 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
         _beside(phase, name, companion) for name, companion in evidence.companions.get(phase.name, {}).items()
     )
     if not phase.tuning.takes_steps:
-        facts = next((end.facts for end in evidence.checkpoints if end.phase == phase.name), {})
+        facts = next((end.facts for end in evidence.trained if end.phase == phase.name), {})
         return f"{trained} ({phase.tuning.solution(facts)})."
     return (
         f"{trained}; {optimizer.title}, learning rate {optimizer.learning_rate:g} ({optimizer.schedule}), batches of "

@@ -145,7 +145,7 @@ def called(companion: FoundModel | Checkpoint) -> str:
 def _found(evidence: Evidence) -> dict[str, JsonValue]:
     """Return what each phase chose for itself, by the phase's name."""
     facts_by_phase: dict[str, dict[str, JsonValue]] = {
-        end.phase: {name: end.facts[name] for name in FOUND if name in end.facts} for end in evidence.checkpoints
+        end.phase: {name: end.facts[name] for name in FOUND if name in end.facts} for end in evidence.trained
     }
     return {phase: facts for phase, facts in facts_by_phase.items() if facts}
 

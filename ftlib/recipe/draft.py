@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ftlib.config import BatchKind
-from ftlib.data.guess import Guess
+from ftlib.data.guess import Guess, LogRows
 
 _BASE = "{kind: %s}"
 
@@ -74,6 +74,8 @@ _PROBE: Mapping[str, Any] = MappingProxyType({"kind": "linear_probe"})
 _FULL: Mapping[str, Any] = MappingProxyType({"kind": "full"})
 _LORA: Mapping[str, Any] = MappingProxyType({"kind": "lora"})
 
+_VERBS: Mapping[str, str] = MappingProxyType({"corrections": "correct", "thumbs": "judge"})
+"""What the phases are called that learn what a log gives."""
 _REFERENCE = "scores: {reference: {phase: base}}    # what the model was, asked once"
 
 _PLANS: Mapping[BatchKind, _Plan] = MappingProxyType(
@@ -105,14 +107,12 @@ _PLANS: Mapping[BatchKind, _Plan] = MappingProxyType(
 
 def draft(guess: Guess, name: str, model: str | None = None) -> str:
     """Write a recipe, with a comment beside everything that was guessed. `model` is the base model, if it is known."""
+    if guess.log:
+        return _draft_of_log(guess, name, model)
     plan = _PLANS[guess.kind]
     metrics = ", ".join(_BASE % metric for metric in plan.metrics)
     lines = [
-        f"# A first recipe, which `reglage init` wrote: looked at {guess.looked}.",
-        "# What it guessed says why beside it; nothing here is more than a proposal.",
-        f"name: {name}",
-        *_model(plan.model, model, foreign=guess.foreign),
-        "",
+        *_head(guess, name, model),
         "datasets:",
         f"  {name}:",
         f"    source: {flow(guess.source)}",
@@ -148,6 +148,68 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _draft_of_log(guess: Guess, name: str, model: str | None) -> str:
+    """Write a recipe that learns of a log what people corrected, and then what they liked."""
+    learnt = [rows for rows in guess.log if rows.rows]
+    first = learnt[0]
+    metrics = {rows.gives: _PLANS[rows.kind].metrics for rows in learnt} | {"pairs": ("preference_accuracy",)}
+    shares = [f"split: &split {flow(guess.split)}", *(["split: *split"] * len(guess.log))]
+    lines = [
+        *_head(guess, name, model),
+        "datasets:",
+        *(line.removeprefix("  ") for line in _comment((*guess.why_format, *guess.why_split))),
+    ]
+    for rows, split in zip(guess.log, shares, strict=False):
+        lines += [
+            f"  {rows.gives}:    # {rows.told}",
+            f"    source: {flow({**guess.source, 'gives': rows.gives})}",
+            f"    key: {flow(rows.key)}",
+            f"    format: {flow(rows.format)}",
+            f"    {split}",
+        ]
+    lines += ["", "phases:"]
+    for rows in learnt:
+        plan = _PLANS[rows.kind]
+        before = "base" if rows is first else _VERBS[first.gives]
+        more = _REFERENCE.replace("base", before) if plan.more else ""
+        lines += _phase(_VERBS[rows.gives], rows.gives, _objective(rows, plan.objective), plan.tune, plan.rate, more)
+    lines += [
+        "",
+        "evaluations:",
+        *(
+            f"  {rows.gives}: {{dataset: {rows.gives}, metrics: [{_BASE % metrics[rows.gives][0]}]}}"
+            for rows in guess.log
+        ),
+        "",
+        "interpolation: {kind: wise_ft}    # between the last phase and its start; all candidates are measured",
+        f"select: {{by: {first.gives}/{metrics[first.gives][0]}}}    # and `gates:` say what a version must reach",
+        f"publish: {{name: {name}}}",
+        "",
+        f"# `reglage retrain recipes/{name}.yaml`, every night: a request about which something new was said is fresh.",
+        "retrain: {min_fresh_rows: 20}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _objective(rows: LogRows, kind: str) -> str:
+    """Write what a phase learns by; the rarer thumbs count more, so that both count alike."""
+    if not (rows.up and rows.down) or 0.75 <= rows.up / rows.down <= 4 / 3:
+        return kind
+    more, by = ("undesirable", rows.up / rows.down) if rows.up > rows.down else ("desirable", rows.down / rows.up)
+    return f"{kind}, {more}: {by:.1f}"
+
+
+def _head(guess: Guess, name: str, model: str | None) -> list[str]:
+    return [
+        f"# A first recipe, which `reglage init` wrote: looked at {guess.looked}.",
+        "# What it guessed says why beside it; nothing here is more than a proposal.",
+        f"name: {name}",
+        *_model(_PLANS[guess.kind].model, model, foreign=guess.foreign),
+        "",
+    ]
 
 
 def first_commands(guess: Guess, model: str | None = None) -> tuple[str, ...]:

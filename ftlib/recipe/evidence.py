@@ -26,6 +26,7 @@ class Evidence(Config):
         "onto": None,
         "upheld": (),
         "curve": None,
+        "aside": (),
     }
 
     recipe: Recipe
@@ -52,6 +53,9 @@ class Evidence(Config):
     """How many answers keep the principles that a phase learnt by, before it and after it."""
     curve: CurveEvidence | None = None
     """What the last phases learnt of shares of their rows, where the recipe asks for it."""
+    aside: tuple[Checkpoint, ...] = ()
+    """As `checkpoints`, of the phases before the last that starts from the base model: what is published is not of
+    them, but what a later phase asked."""
 
     @property
     def stands_on(self) -> Base | None:
@@ -74,7 +78,12 @@ class Evidence(Config):
     def ends(self) -> tuple[Checkpoint, ...]:
         """Return `base` and each phase's end."""
         made = {phase.name for phase in self.recipe.phases}
-        return tuple(end for i, end in enumerate(self.checkpoints) if i == 0 or end.phase in made)
+        return tuple(end for i, end in enumerate(self.trained) if i == 0 or end.phase in made)
+
+    @property
+    def trained(self) -> tuple[Checkpoint, ...]:
+        """Return all checkpoints in the order in which they were made."""
+        return (*self.checkpoints[:1], *self.aside, *self.checkpoints[1:])
 
     @property
     def answering(self) -> tuple[Checkpoint, ...]:

@@ -19,7 +19,7 @@ from ftlib.kinds.kind import KINDS
 from ftlib.models.with_diffusers import EXTRA, PACKAGE
 from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
-from ftlib.storage.encryption import ask_for
+from ftlib.storage.encryption import check_one_key
 
 Location = tuple[str | int, ...]
 
@@ -47,7 +47,7 @@ def recipe_from(path: str | Path, data: Mapping[str, Any], overrides: Sequence[s
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines)) from None
     if lines := [*_missing_packages(recipe), *misfits(recipe)]:
         raise RecipeError("\n".join(f"{path}: {line}" for line in lines))
-    ask_for(recipe.encryption.kms_key)  # until the next is read, this process writes nothing that is not encrypted so
+    check_one_key(recipe.encryption.kms_key)
     return recipe
 
 

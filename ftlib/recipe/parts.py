@@ -22,9 +22,11 @@ from ftlib.registry.publish import Publish
 from ftlib.retraining.live_policy import Monitor
 from ftlib.retraining.policy import Retrain
 from ftlib.search.search import Search
+from ftlib.storage import Store
 from ftlib.storage.encryption import Encryption
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
+from ftlib.workspace import Workspace
 
 R = TypeVar("R", bound="RecipeParts")
 
@@ -52,7 +54,7 @@ class RecipeParts(Config):
     prune: Prune | None = None
     """Which layers of the base model are removed before the first phase; null: none."""
     phases: tuple[Phase, ...]
-    """Trainings, one after the other: each starts where the one before ended."""
+    """Trainings, one after the other: each starts where the one before ended, or from the base model again."""
     evaluations: dict[Name, Evaluation]
     """What is measured, by the name that rules, gates and the report call it."""
     interpolation: Interpolation = NO_INTERPOLATION
@@ -75,6 +77,14 @@ class RecipeParts(Config):
     """What the stores that a run writes to encrypt with; by default what they are set up to."""
     seed: int = 0
     """Of every random draw: fresh heads, the order of rows, dropout, resamples."""
+
+    def registry_store(self) -> Store:
+        """Open the registry that it publishes to, to be written with its key; nothing is touched yet."""
+        return self.publish.store(self.encryption.kms_key)
+
+    def work_place(self, work: str) -> Workspace:
+        """Open a work place, to be written with its key; nothing is touched yet."""
+        return Workspace(work, self.encryption.kms_key)
 
     def training_datasets(self) -> tuple[str, ...]:
         """Return the datasets whose rows some phase trains on, or is kept near, in order."""
@@ -113,21 +123,30 @@ class RecipeParts(Config):
         return PAIRS if phase.principles else self.datasets[name].format.yields
 
     def takes_new_head(self, phase: Phase) -> bool:
-        """Say whether a phase's batches need another head than those of the phase before it, whose body it takes."""
+        """Say whether a phase's batches need another head than the model has whose body it takes.
+
+        That is the end of the phase before, or the base model, which has the head that the published model begins with.
+        """
         i = self.phases.index(phase)
-        return not self.tasks and i > 0 and not one_model(self.kind(self.phases[i - 1]), self.kind(phase))
+        before = self.phases[i - 1] if i and not phase.start else self.chain[0]
+        return not self.tasks and not one_model(self.kind(before), self.kind(phase))
+
+    @property
+    def chain(self) -> tuple[Phase, ...]:
+        """Return the phases that lead from the base model to the published one: from the last that starts there on."""
+        return self.phases[max((i for i, phase in enumerate(self.phases) if phase.start), default=0) :]
 
     @property
     def learning_phases(self) -> tuple[Phase, ...]:
         """Return the phases that a learning curve trains again: from the first that learns of the last one's rows."""
         parts = {*self.phases[-1].parts}
-        return self.phases[next(i for i, phase in enumerate(self.phases) if parts & {*phase.parts}) :]
+        return self.chain[next(i for i, phase in enumerate(self.chain) if parts & {*phase.parts}) :]
 
     @property
     def answering_phases(self) -> tuple[Phase, ...]:
         """Return the last phases, as far back as they train one head: what is measured and published answers so."""
-        first = max((i for i, phase in enumerate(self.phases) if self.takes_new_head(phase)), default=0)
-        return self.phases[first:]
+        first = max((i for i, phase in enumerate(self.chain) if self.takes_new_head(phase)), default=0)
+        return self.chain[first:]
 
     @property
     def answering_kind(self) -> BatchKind:
@@ -145,9 +164,9 @@ class RecipeParts(Config):
         """
         return self.published_dataset().format
 
-    def published_dataset(self) -> Dataset:
-        """Return the dataset that the last phase trains on; of a mixture, its part with the largest share."""
-        parts = self.phases[-1].parts
+    def published_dataset(self, phase: Phase | None = None) -> Dataset:
+        """Return the dataset that the last phase, or another, trains on; of a mixture, that of the largest share."""
+        parts = (phase or self.phases[-1]).parts
         return self.datasets[max(parts, key=parts.__getitem__)]
 
     @property

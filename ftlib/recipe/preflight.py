@@ -378,7 +378,7 @@ def check_registry(recipe: Recipe) -> None:
     """
     if recipe.publish.sign_with:
         Signer(Path(recipe.publish.sign_with))
-    store = recipe.publish.to.store()
+    store = recipe.registry_store()
     try:
         probe(store)
     except StorageError as error:

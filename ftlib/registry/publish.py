@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
 from ftlib.config import Config, Name
 from ftlib.registry.places import HERE, Registry
+from ftlib.storage import Store, open_store
 
 
 class CarriedFisher(Config):
@@ -42,3 +44,7 @@ class Publish(Config):
     fisher: CarriedFisher | None = None
     """Also publish which weights these rows need, so that a later run that starts from the version can keep them by the
     penalty `ewc`, without the rows. It takes as many bytes as the weights in float32."""
+
+    def store(self, kms_key: str | None) -> Store:
+        """Open the registry, to be written with a key if there is one; nothing is touched yet."""
+        return open_store(replace(self.to.place(), kms_key=kms_key))

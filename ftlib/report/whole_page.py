@@ -82,10 +82,10 @@ def whole_page(evidence: Evidence, work: Workspace, folder: Path) -> Page:
         policy_section(evidence.ends, folder),
         preference_section(evidence.ends, folder),
         learning_section(evidence, work, folder),
-        sections.training_section(_with_facts(evidence.checkpoints), _training_figures(evidence.ends, folder)),
+        sections.training_section(_with_facts(evidence.trained), _training_figures(evidence.ends, folder)),
         sections.data_section(evidence.raw, evidence.prepared, notes),
         sections.lineage_section(
-            recipe, evidence.model, evidence.raw, evidence.prepared, evidence.checkpoints, evidence.selection
+            recipe, evidence.model, evidence.raw, evidence.prepared, evidence.trained, evidence.selection
         ),
     ]
     phases = ", then ".join(

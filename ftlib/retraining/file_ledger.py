@@ -22,7 +22,7 @@ from ftlib.config import Config, Name
 from ftlib.data.datasets import RawDataset
 from ftlib.data.listed import ListedFile
 from ftlib.errors import DataError, IntegrityError, StorageError, TransientError
-from ftlib.registry.versions import model_name, numbers
+from ftlib.registry.versions import model_name, numbers_in
 from ftlib.storage.sealed_records import read_record, record_bytes
 from ftlib.storage.store import Store
 
@@ -213,7 +213,7 @@ class FileLedger:
             yield from pool.map(lambda number: self._read(f"{number:08d}.json", Entry), behind)
 
     def _numbers(self, folder: str = "") -> list[int]:
-        return numbers(self.store.list(f"{self.folder}/{folder}".rstrip("/")))
+        return numbers_in(self.store.list(f"{self.folder}/{folder}".rstrip("/")))
 
     def _path(self, number: int) -> str:
         return f"{self.folder}/{number:08d}.json"

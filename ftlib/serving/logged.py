@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+from pydantic import JsonValue
 
 from ftlib.answer_log.record import LiveAnswer, Traffic
+from ftlib.data.conversations import turns_in
 from ftlib.kinds.predictions import LabelPrediction, MultiLabelPrediction, ScorePrediction
-from ftlib.published.loaded import Answered
+from ftlib.published.loaded import Answered, Asks
 from ftlib.serving.asked import Input
 from ftlib.serving.following import Side
 from ftlib.serving.plan import LogInputs
@@ -29,10 +32,18 @@ def live_answer(
         version=side.version.version,
         manifest=side.version.manifest,
         traffic=traffic,
-        input=asked.text if inputs == "text" and asked.image is None else None,
+        input=_input(asked, side.loaded.asks) if inputs == "text" else None,
         measures=answered.measures,
         label=prediction.label if isinstance(prediction, LabelPrediction) else None,
         probability=None if sure is None else min(max(float(sure), 0.0), 1.0),  # a sum of floats may pass 1
         answer=answer if inputs == "text" or isinstance(prediction, _QUOTES_NOTHING) else None,
         seconds=seconds,
     )
+
+
+def _input(asked: Input, asks: Asks) -> str | list[JsonValue] | None:
+    """Return what was asked as the source `feedback` reads it: of a chat the turns that the model has read."""
+    if asks == "image":
+        return None
+    turns = turns_in(asked.text) if asks == "chat" else None
+    return cast("list[JsonValue]", turns) if isinstance(turns, list) else asked.text

@@ -59,7 +59,7 @@ def adopt(job: AdoptJob, work: Workspace) -> ModelVersion | Refusal:
     cells = {cell.evaluation: cell for report in job.reports for cell in report.measured}
     if job.recipe and (reasons := tuple(refusals(job.recipe, cells))):
         return work.once(job, Refusal, lambda _: Refusal(reasons=reasons))
-    registry = ModelRegistry(job.publish.to.store())
+    registry = ModelRegistry(job.publish.store(job.recipe.encryption.kms_key if job.recipe else None))
     if published := published_before(job, work, registry):
         return published
     return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ftlib import errors
@@ -41,7 +42,7 @@ def data_executor(compute: Compute, work: Workspace) -> Generator[Executor]:
     from ftlib.on_ray.session import session
 
     with session(compute):
-        shared = None if work.store is None else f"{work.store.uri}/exchange"
+        shared = None if work.store is None else replace(work.place, key=f"{work.place.prefix}/exchange".lstrip("/"))
         yield RayData(compute, shared)
 
 

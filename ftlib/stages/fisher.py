@@ -11,7 +11,7 @@ from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, file_digest
 from ftlib.merging.candidates import Candidate
 from ftlib.models.checkpoint import Checkpoint, model_in
-from ftlib.training.checkpoints.run_place import RunPlace, attempt_of, run_place
+from ftlib.training.checkpoints.run_place import RunPlace, attempt_of
 from ftlib.training.compute import Compute
 from ftlib.training.fisher.record import FILE, Fisher, FisherPlan
 from ftlib.training.plan import Part
@@ -64,12 +64,13 @@ def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPla
         parts=tuple(Part(name=name, folder=data.uri) for name, data in zip(job.names, job.data, strict=True)),
         rows=job.rows,
         run=attempt_of(place, job.fingerprint, folder),
+        kms_key=place.place.kms_key,
         kind=job.data[0].kind,
         labels=start.labels,
         seed=job.seed,
         compute=job.compute,
     )
-    attempts.append(attempt := run_place(plan.run))
+    attempts.append(attempt := plan.place)
     from ftlib.training.fisher.measuring import work
     from ftlib.training.worker import RESULT, outcome
 

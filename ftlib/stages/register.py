@@ -50,7 +50,7 @@ def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     """
     if reasons := tuple(refusals(job.evidence.recipe, job.evidence.measured(job.evidence.selection.chosen.name))):
         return work.once(job, Refusal, lambda _: Refusal(reasons=reasons))
-    registry = ModelRegistry(job.evidence.recipe.publish.to.store())
+    registry = ModelRegistry(job.evidence.recipe.registry_store())
     if published := published_before(job, work, registry):
         return published
     return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder, tables_in(work)))

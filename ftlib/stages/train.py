@@ -9,13 +9,14 @@ from typing import ClassVar, Literal
 
 from ftlib.config import Name
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats import Format
 from ftlib.errors import RecipeError
 from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
-from ftlib.training.checkpoints.run_place import RunPlace, attempt_of, run_place
+from ftlib.training.checkpoints.run_place import RunPlace, attempt_of
 from ftlib.training.compute import Compute
 from ftlib.training.curves import FILE as FOLLOWED
 from ftlib.training.curves import STOP
@@ -34,7 +35,7 @@ class TrainJob(Job):
 
     stage: ClassVar[str] = "train"
     version: ClassVar[int] = 2
-    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": ()}
+    introduced: ClassVar[Mapping[str, object]] = {"companions": {}, "fisher": None, "tasks": (), "formats": {}}
     runtime: ClassVar[frozenset[str]] = frozenset({"scored_by_start"})
 
     start: Checkpoint
@@ -46,6 +47,8 @@ class TrainJob(Job):
     seed: int
     compute: Compute
     companions: dict[Name, FoundModel | Checkpoint] = {}
+    formats: dict[Name, Format] = {}
+    """How companions are asked that read other rows than the phase's: as the phase that made them was taught."""
     scored_by_start: tuple[Name, ...] = ()
     """Which of the scores that the rows bring are of `start` itself: a check, which changes no result."""
     fisher: Fisher | None = None
@@ -135,6 +138,7 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
             )
         ),
         run=attempt_of(place, job.fingerprint, folder),
+        kms_key=place.place.kms_key,
         kind=job.parts[0].kind,
         labels=job.start.labels,
         phase=job.phase,
@@ -142,11 +146,12 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
         seed=job.seed,
         compute=compute,
         companions=job.companions,
+        formats=job.formats,
         scored_by_start=job.scored_by_start,
         fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
     )
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
-    attempts.append(attempt := run_place(plan.run))
+    attempts.append(attempt := plan.place)
     begin(plan)
     if job.needs_ray():
         from ftlib.on_ray.trainer import fit

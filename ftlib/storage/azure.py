@@ -10,7 +10,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import wait
 from typing import Any, TypeVar, cast
 
 from typing_extensions import override
@@ -30,6 +29,7 @@ from ftlib.storage.cloud_errors import (
 )
 from ftlib.storage.encryption import asked_key
 from ftlib.storage.in_order import in_order
+from ftlib.storage.patience import close_on
 from ftlib.storage.store import StoredObject
 
 T = TypeVar("T")
@@ -326,10 +326,5 @@ def _close(opened: list[Any], loop: asyncio.AbstractEventLoop, process: int) -> 
         for client in opened:
             await client.close()
 
-    if process != os.getpid() or not loop.is_running():
-        return
-    closing = asyncio.run_coroutine_threadsafe(close(), loop)
-    try:
-        asyncio.get_running_loop()  # on the loop's own thread, which must not wait for itself
-    except RuntimeError:
-        wait([closing], timeout=1)
+    if process == os.getpid():
+        close_on(loop, close)

@@ -1,8 +1,8 @@
 """Encryption by the store, under a key that its owner manages: asked for with every write, and checked.
 
-The key is a place's (`Place.kms_key`), or this process's: the environment variable `REGLAGE_KMS_KEY`, which stands
-beside the credentials on every node. A recipe's `encryption.kms_key` sets it, so whatever a run writes to a bucket,
-the work place as well as the registry, in whichever process, asks for the same key.
+The key is a place's (`Place.kms_key`), as a recipe's `encryption.kms_key` says for its work place and its registry:
+each store writes with its own, so one process may have several. Where a place has none, it is that of the environment
+variable `REGLAGE_KMS_KEY`, which stands beside the credentials on every node.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from ftlib.errors import RecipeError, StorageError
 
 KMS_KEY = "REGLAGE_KMS_KEY"
 """The environment variable that names the key; Ray's workers are given it."""
-_OF_RECIPE = "REGLAGE_KMS_KEY_OF_RECIPE"
-"""The same key, where a recipe set it and no person: the next recipe that is read takes it back."""
 KMS = "aws:kms"
 WRITES = frozenset(("put_object", "create_multipart_upload", "copy_object"))
 """Calls of S3 that make an object, and take the headers that ask for encryption. Parts are encrypted as their upload
@@ -46,27 +44,19 @@ def asked_key(place_key: str | None = None) -> str | None:
     return key
 
 
-def ask_for(key: str | None) -> None:
-    """Write with a recipe's key from now on, in this process and those it starts, until another recipe is read.
-
-    A process may read several, each with its own key or none. Raises RecipeError if the environment asks for another.
-    """
-    if (earlier := os.environ.pop(_OF_RECIPE, None)) and os.environ.get(KMS_KEY) == earlier:
-        del os.environ[KMS_KEY]
-    if key is None:
-        return
-    if not os.environ.get(KMS_KEY):
-        os.environ[KMS_KEY] = os.environ[_OF_RECIPE] = key
-    if (before := os.environ[KMS_KEY]) != key:
+def check_one_key(key: str | None) -> None:
+    """Raise RecipeError if a recipe asks for another key than this process's environment."""
+    before = os.environ.get(KMS_KEY)
+    if key and before and before != key:
         raise RecipeError(
             f"encryption.kms_key: the recipe asks for {key!r}, and {KMS_KEY} for {before!r}; what is written has one "
             f"key: unset {KMS_KEY}, or make them the same"
         )
 
 
-def environment() -> dict[str, str]:
-    """Return what a process on another machine needs to write with the same key."""
-    return {KMS_KEY: key} if (key := os.environ.get(KMS_KEY)) else {}
+def environment(place_key: str | None = None) -> dict[str, str]:
+    """Return what a process on another machine, which works for one place, needs to write with the same key."""
+    return {KMS_KEY: key} if (key := place_key or os.environ.get(KMS_KEY)) else {}
 
 
 def headers(key: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import threading
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
@@ -137,6 +137,14 @@ class NodeView:
         self._lock = threading.RLock()
         self.room = Room(self.cache)
         self.store: Store = open_store(self.place)
+        self._writing: dict[str | None, Store] = {self.place.kms_key: self.store}
+
+    def writing(self, kms_key: str | None) -> Store:
+        """Return the place's store that writes with a key: this view is all runs', and each may have its own."""
+        with self._lock:
+            if kms_key not in self._writing:
+                self._writing[kms_key] = open_store(replace(self.place, kms_key=kms_key))
+            return self._writing[kms_key]
 
     def local(self, key: str, part: str = "") -> Path:
         """Return a tree's folder, or a part of it, whose files are there. Raises what `local_path` raises."""

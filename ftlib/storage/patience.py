@@ -6,13 +6,15 @@ gcsfs six for an endpoint where nobody is. They are told to try once.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from typing import Any, TypeVar
 
 from ftlib.errors import TransientError
@@ -114,3 +116,14 @@ class Patient(ABC):
             if self._client is expired:
                 self._client = self.connect()
             return self._client
+
+
+def close_on(loop: asyncio.AbstractEventLoop, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Close what fsspec's loop has opened, and wait a moment for it, as the process may end right behind."""
+    if not loop.is_running():
+        return
+    closing = asyncio.run_coroutine_threadsafe(close(), loop)
+    try:
+        asyncio.get_running_loop()  # on the loop's own thread, which must not wait for itself
+    except RuntimeError:
+        wait([closing], timeout=1)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
@@ -18,6 +18,8 @@ from ftlib.errors import StorageError, first_line
 from ftlib.storage.patience import Patient
 from ftlib.storage.place import check_no_secret
 from ftlib.storage.s3_errors import has_expired, meaning
+
+T = TypeVar("T")
 
 CONNECTIONS = 32
 NAMES_AT_ONCE = 1000
@@ -33,7 +35,7 @@ class S3Client(Patient):
     """
 
     def __init__(self, bucket: str, endpoint_url: str | None, deadline: float) -> None:
-        _check_place(bucket, endpoint_url)
+        check_place(bucket, endpoint_url)
         super().__init__(deadline)
         self.endpoint_url = endpoint_url
 
@@ -97,13 +99,7 @@ class S3Client(Patient):
 
     @override
     def connect(self) -> Any:
-        try:
-            client = self._connect()
-        except Exception as error:
-            raise StorageError(
-                f"no S3 client for {self.endpoint_url or 'AWS'}: {first_line(error)}; correct the endpoint, or "
-                "the AWS_ variables and ~/.aws"
-            ) from error
+        client = connected(self.endpoint_url, self._connect)
         # Without --endpoint-url it comes from AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 or ~/.aws/config.
         check_no_secret(client.meta.endpoint_url)
         return client
@@ -134,7 +130,18 @@ class S3Client(Patient):
         return client
 
 
-def _check_place(bucket: str, endpoint_url: str | None) -> None:
+def connected(endpoint_url: str | None, connect: Callable[[], T]) -> T:
+    """Return what connects. Raises StorageError, which names the server, where it cannot."""
+    try:
+        return connect()
+    except Exception as error:
+        raise StorageError(
+            f"no S3 client for {endpoint_url or 'AWS'}: {first_line(error)}; correct the endpoint, or the AWS_ "
+            "variables and ~/.aws"
+        ) from error
+
+
+def check_place(bucket: str, endpoint_url: str | None) -> None:
     """Say what is wrong with a bucket's name in our words: botocore's are two lines of patterns."""
     check_no_secret(f"s3://{bucket}/")
     check_no_secret(endpoint_url or "")

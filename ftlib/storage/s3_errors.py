@@ -52,6 +52,7 @@ def meaning(error: Exception, what: str) -> Exception:
     FileNotFoundError, FileExistsError, EOFError for a range beyond the end, TransientError, StorageError; anything
     else is a bug and comes back as it is.
     """
+    from aiohttp import ClientPayloadError
     from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, IncompleteReadError
     from botocore.parsers import ResponseParserError
 
@@ -59,7 +60,8 @@ def meaning(error: Exception, what: str) -> Exception:
         return _answer(cast("dict[str, Any]", error.response), what)
     if isinstance(error, OSError) and error.errno in _DISK:  # of the file that is downloaded to
         return error
-    if isinstance(error, (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, OSError)):
+    network = (HTTPClientError, ConnectionError, IncompleteReadError, ResponseParserError, ClientPayloadError, OSError)
+    if isinstance(error, network):
         return TransientError(f"{what}: {_line(error)}; check the endpoint and the network, then run again{_server()}")
     if isinstance(error, BotoCoreError):
         return StorageError(f"{what}: {_line(error)}; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION")

@@ -17,7 +17,7 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.tracking.flattened import flat
 
-_MEMORY = "measured_memory_bytes"
+_MEASURED, _PREDICTED = "measured_memory_bytes", "predicted_memory_bytes"
 
 
 class Took(Protocol):
@@ -94,7 +94,7 @@ class RunFacts(Config):
     memory_bytes: int | None = None
     """The most that a worker of a training held beside its process, measured."""
     predicted_memory_bytes: int | None = None
-    """The same, as `reglage plan` predicts it."""
+    """The same, as it was predicted before the first step."""
     usage: Usage = Usage()
     cost: Cost | None = None
     """What this run used, by the prices of its day; None where there were none."""
@@ -185,7 +185,10 @@ def found(evidence: Evidence) -> dict[str, Any]:
     """Return the fields that a run's evidence says."""
     recipe, chosen = evidence.recipe, evidence.selection.chosen
     cells = evidence.measured(chosen.name)
-    trained = [one for one in evidence.checkpoints if one.facts.get(_MEMORY)]
+
+    def largest(fact: str) -> int | None:
+        return max((int(one.facts[fact]) for one in evidence.checkpoints if one.facts.get(fact)), default=None)
+
     return {
         "chosen": chosen.name,
         "alpha": chosen.alpha,
@@ -193,7 +196,8 @@ def found(evidence: Evidence) -> dict[str, Any]:
         "evaluations": recipe.evaluations,
         "seed": recipe.seed,
         "forgetting": _forgetting(evidence),
-        "memory_bytes": max((int(one.facts[_MEMORY]) for one in trained), default=None),
+        "memory_bytes": largest(_MEASURED),
+        "predicted_memory_bytes": largest(_PREDICTED),
     }
 
 

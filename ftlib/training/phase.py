@@ -135,11 +135,14 @@ class Phase(Config):
     introduced: ClassVar[Mapping[str, object]] = {
         **{"mixture": {}, "penalty": None, "companions": {}, "scores": {}},
         **{"frozen": (), "batch_norm": "frozen", "augmentation": None, "self_kl": 0.0},
-        **{"mixing": Mixing(), "tasks": {}, "answers": None, "principles": None, "snapshots": None},
+        **{"mixing": Mixing(), "tasks": {}, "answers": None, "principles": None, "snapshots": None, "start": None},
     }
 
     name: Name
     """What stages, candidates and curves call it."""
+    start: Literal["base"] | None = None
+    """base: it starts from the recipe's model again, and where the phases before it ended is a companion of later ones
+    at most: a reward model, a teacher. null: where the phase before ended."""
     dataset: str | None = None
     """The dataset of the recipe whose training split it learns from; or else `mixture` says several."""
     mixture: dict[Name, Annotated[float, Field(ge=0.0)]] = {}

@@ -8,7 +8,9 @@ from typing import Literal
 from typing_extensions import override
 
 from ftlib.config import BatchKind, Config
+from ftlib.data.formats import Format
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.training.checkpoints.run_place import RunPlace, run_place
 from ftlib.training.compute import Compute
 from ftlib.training.phase import Phase
 
@@ -34,8 +36,15 @@ class GroupPlan(Config, ABC):
     fingerprint: str
     """The job's: the run's name, and what its checkpoints are compared with."""
     run: str
-    """Where checkpoints, curves and the result go; survives a kill. See `run_place`."""
+    """Where checkpoints, curves and the result go; survives a kill."""
+    kms_key: str | None = None
+    """What the bucket of `run` encrypts with, if the recipe says so."""
     compute: Compute
+
+    @property
+    def place(self) -> RunPlace:
+        """Return `run` as this process sees it."""
+        return run_place(self.run, self.kms_key)
 
     @property
     @abstractmethod
@@ -56,6 +65,8 @@ class Plan(GroupPlan):
     seed: int
     companions: dict[str, FoundModel | Checkpoint] = {}
     """Frozen models beside the one that trains, by name."""
+    formats: dict[str, Format] = {}
+    """How those of them are asked that read other rows."""
     scored_by_start: tuple[str, ...] = ()
     """Which of the scores that the rows bring are of what the phase starts from."""
     fisher: str | None = None

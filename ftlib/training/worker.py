@@ -32,7 +32,7 @@ from ftlib.storage.claims import ClaimLostError
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.training.checkpoints.names import FOLDER
 from ftlib.training.checkpoints.resumable import State
-from ftlib.training.checkpoints.run_place import RESULT, RunPlace, result_bytes, run_place
+from ftlib.training.checkpoints.run_place import RESULT, RunPlace, result_bytes
 from ftlib.training.checkpoints.saving import on_first, write_model
 from ftlib.training.checkpoints.shards import compare, gather_into
 from ftlib.training.curves import FILE, STARTS, STOP, Curves
@@ -71,7 +71,7 @@ def work(asked: Plan) -> None:
     began = time.monotonic()
 
     def act(group: Group) -> None:
-        place = run_place(asked.run)
+        place = asked.place
         plan = asked.model_copy(update={"compute": asked.compute.of_group(group.world_size)})
         with Heartbeat(place, group.rank, group.world_size) as signs, signs.watching(plan.phase.name):
             trained = reproducibly(group.device, lambda: _train(plan, group, signs))
@@ -90,7 +90,7 @@ def take_part(plan: GroupPlan, act: Callable[[Group], None]) -> None:
     Library errors are left in failure.json and do not raise: see `outcome`. Raises TransientError, which is worth
     another attempt, where ranks wait for one another in vain, and ClaimLostError where another makes the same.
     """
-    place = run_place(plan.run)
+    place = plan.place
     if place.has(RESULT) or place.has(FAILURE):
         return
     torch.set_num_threads(threads(plan))
@@ -123,7 +123,7 @@ def threads(plan: GroupPlan) -> int:
 def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     if not plan.phase.tuning.takes_steps:
         return _solve(plan, group)
-    with Curves(run_place(plan.run), plan.phase.name, active=group.is_first) as log:
+    with Curves(plan.place, plan.phase.name, active=group.is_first) as log:
         loop = (PolicyLoop if getattr(plan.phase.objective, "writes", False) else Loop)(plan, group, log)
         log.total = loop.steps
         before = peak_memory.now(group.device) - loop.held_bytes
@@ -166,7 +166,7 @@ def _solve(plan: Plan, group: Group) -> Trained:
 
 def begin(plan: Plan) -> None:
     """Forget a request to stop that an earlier attempt was given, or has followed, and where its ranks were."""
-    place = run_place(plan.run)
+    place = plan.place
     place.clear(heartbeat.FOLDER)
     place.discard(STOP)
     failure = place.read(FAILURE)
@@ -179,7 +179,7 @@ def outcome(plan: GroupPlan, folder: Path | None = None) -> dict[str, float | in
 
     Raises the worker's own error, or TrainingError if nothing was trained.
     """
-    place = run_place(plan.run)
+    place = plan.place
     result = place.read(RESULT)
     if failed := place.read(FAILURE):
         failure = json.loads(failed)
@@ -201,7 +201,7 @@ def _write_result(plan: Plan, trained: Trained, group: Group, began: float) -> N
 
     Collective: each rank checks and writes what it has.
     """
-    place = run_place(plan.run)
+    place = plan.place
     run = place.folder
     start, moves, updated = _before(plan, trained)
     check_moved(start, trained, lambda: _gradients(trained, plan, group), updated, group)

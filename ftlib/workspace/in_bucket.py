@@ -76,8 +76,8 @@ class SharedFile(Config):
 class InBucket(Workspace):
     """What `Workspace` promises, in a bucket; `root` is this node's view of it."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.place = Place.parse(str(root).rstrip("/"))
+    def __init__(self, root: str | Path, kms_key: str | None = None) -> None:
+        self.place = Place.parse(str(root).rstrip("/"), kms_key=kms_key)
         self._settled = False
         self._folders: dict[tuple[str, int], str] = {}
 
@@ -89,7 +89,7 @@ class InBucket(Workspace):
     @property
     @override
     def store(self) -> Store:
-        return self.view.store
+        return self.view.writing(self.place.kms_key)
 
     @property
     @override

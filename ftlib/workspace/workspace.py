@@ -46,16 +46,17 @@ class Workspace:
         """Take the class that keeps it in a bucket, which is derived from this one."""
         Workspace._in_bucket = cls
 
-    def __new__(cls, root: str | Path) -> Workspace:
+    def __new__(cls, root: str | Path, kms_key: str | None = None) -> Workspace:
         """Open it as what it is, as `pathlib.Path` does."""
         return object.__new__(cls._in_bucket if is_remote(str(root)) else Workspace)
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, kms_key: str | None = None) -> None:
+        """Take where it is, and what a bucket's store encrypts with (`ftlib.storage.encryption`)."""
         self.place = Place("", "", str(user_path(root).absolute()))
 
-    def __reduce__(self) -> tuple[type[Workspace], tuple[str]]:
+    def __reduce__(self) -> tuple[type[Workspace], tuple[str, str | None]]:
         """Travel as where it is: connections and locks stay."""
-        return Workspace, (self.place.uri,)
+        return Workspace, (self.place.uri, self.place.kms_key)
 
     def __str__(self) -> str:
         return self.place.uri

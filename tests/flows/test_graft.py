@@ -11,9 +11,11 @@ import peft
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from flows.command_line.main import main
 from flows.run.steps import inputs, steps
 from flows.run.values import Outcome
 from ftlib.errors import RecipeError
@@ -179,3 +181,37 @@ def test_what_cannot_be_carried(change: dict[str, Any], message: str, tmp_path: 
     path.write_text(yaml.safe_dump({**recipe, **change}))
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("onto", "message"),
+    [
+        (
+            {"path": "models/absent/instruct"},
+            "model folder 'models/absent/instruct' does not exist; give a folder, package",
+        ),
+        (
+            {"path": "models/absent"},
+            "'models/absent' is no folder here, so it comes from the hub, where `revision` must",
+        ),
+        ({"path": "package:ftlib/absent"}, "package 'ftlib' has no folder 'absent'; name one that it has"),
+        ({"path": "."}, "config.json"),
+    ],
+)
+def test_check_refuses_a_model_that_is_not_there(
+    onto: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, {"kind": "full"})
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["check", str(path)]).exit_code == 0
+    refused = CliRunner().invoke(main, ["check", str(path), f"--set=interpolation.onto={json.dumps(onto)}"])
+    assert refused.exit_code == 2, refused.output
+    (line,) = refused.stderr.strip().splitlines()
+    assert "interpolation.onto.path: " in line
+    assert message in line
+
+
+def test_check_leaves_to_a_run_what_lies_elsewhere(tmp_path: Path) -> None:
+    path = written(tmp_path, {"kind": "full"})
+    of_hub = json.dumps({"path": "org/instruct", "revision": "0" * 40})
+    assert CliRunner().invoke(main, ["check", str(path), f"--set=interpolation.onto={of_hub}"]).exit_code == 0

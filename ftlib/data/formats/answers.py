@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -13,7 +14,7 @@ from typing_extensions import override
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.chat_template import PROBE, ChatTemplate, Rendered
 from ftlib.data.cleaning import clean
-from ftlib.data.conversations import Message, messages_of, turns_in
+from ftlib.data.conversations import Message, messages_of, tools_in, turns_in
 from ftlib.data.formats.base import Prompting
 from ftlib.data.formats.prompt_completion import completion_of, leading_tokens, too_long_prompt
 from ftlib.data.formats.text import TextFormat, text_of, text_piece
@@ -47,6 +48,9 @@ class AnswerFormat(TextFormat, ABC):
     """What stands before every prompt of texts and names the task."""
     separator: str = "\n"
     """Stands between prompt and answer of texts."""
+    tools: str | None = None
+    """Of chats the column of the tools that the assistant may call: JSON schemas, a list for each row. An answer that
+    calls one is a turn with `tool_calls`."""
     template: str | None = None
     """The text of a chat template, or the name of one of the model's; unset: the model's own."""
     max_tokens: int = Field(default=1024, gt=3)
@@ -57,11 +61,14 @@ class AnswerFormat(TextFormat, ABC):
     """Columns whose values split the evaluation report."""
 
     keeps_lines: ClassVar[bool] = True
+    introduced: ClassVar[Mapping[str, object]] = {"tools": None}
 
     @model_validator(mode="after")
     def _one_layout(self) -> Self:
         if self.layout == "texts" and self.template is not None:
             raise ValueError("template writes chats, got layout: texts; set layout: chats, or remove it")
+        if self.layout == "texts" and self.tools is not None:
+            raise ValueError("tools are told by a chat template, got layout: texts; set layout: chats, or remove it")
         if self.layout == "chats" and (self.prefix or self.separator != "\n"):
             raise ValueError("prefix and separator stand in texts, and the template puts chats together; remove them")
         return self
@@ -74,7 +81,12 @@ class AnswerFormat(TextFormat, ABC):
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
-        return (self.prompt, *self.answer_columns, *self.slices)
+        return (self.prompt, *self.answer_columns, *self.tool_columns, *self.slices)
+
+    @property
+    def tool_columns(self) -> tuple[str, ...]:
+        """Return the column of tools, if there is one."""
+        return () if self.tools is None else (self.tools,)
 
     @property
     @override
@@ -94,7 +106,10 @@ class AnswerFormat(TextFormat, ABC):
         return ChatTemplate(processor.tokenizer, self.template) if self.layout == "chats" else None
 
     def texts_of(self, values: Values) -> tuple[str, ...] | Dropped:
-        """Return a row's answers and then its prompt, a text or, of chats, JSON turns; or why it lacks one."""
+        """Return a row's answers and then its prompt, a text or, of chats, JSON turns; or why it lacks one.
+
+        Where a chat has tools, their list stands before its turns.
+        """
         prompt = self._turns(values.get(self.prompt)) if self.layout == "chats" else self._prompt(values)
         if isinstance(prompt, Dropped):
             return prompt
@@ -106,7 +121,11 @@ class AnswerFormat(TextFormat, ABC):
             answers.append(answer)
         if isinstance(prompt, str):
             return (*answers, prompt)
-        return (*answers, *(json.dumps(turn, ensure_ascii=False) for turn in prompt))
+        tools = tools_in(values.get(self.tools)) if self.tools else None
+        if isinstance(tools, Dropped):
+            return tools
+        told = [*([] if tools is None else [tools]), *prompt]
+        return (*answers, *(json.dumps(one, ensure_ascii=False) for one in told))
 
     def _prompt(self, values: Values) -> str | Dropped:
         prompt = text_of(values, self.prompt)
@@ -190,11 +209,14 @@ class AnswerFormat(TextFormat, ABC):
             return Encoded([], dropped=prompt) if isinstance(prompt, Dropped) else _prompt_alone(prompt, end)
         count = len(self.answer_columns)
         turns = [json.loads(turn) for turn in example.parts[count:]]
+        tools = turns.pop(0) if isinstance(turns[0], list) else None
         answered: list[Answered] = []
         for answer in example.parts[:count]:
-            rendered = template.render([*turns, {"role": "assistant", "content": answer}], spelt=spelt)
-            if isinstance(rendered, Dropped):
-                return Encoded([], dropped=rendered)
+            whole = [*turns, _turn(answer)]
+            rendered = template.render(whole, tools, spelt=spelt)
+            lost = rendered if isinstance(rendered, Dropped) else template.calls_lost(whole, tools)
+            if isinstance(rendered, Dropped) or lost is not None:
+                return Encoded([], dropped=lost)
             first, last = rendered.runs[-1]
             answered.append(Answered(rendered.ids[:last], max(1, first)))
         if len({tuple(one.ids[: one.first]) for one in answered}) > 1:
@@ -230,4 +252,16 @@ def _answer(values: Values, column: str, prompt: str | Sequence[Message]) -> str
     if len(turns) > 1 and messages[:-1] != [*prompt]:
         return Dropped("answer_to_another_prompt")
     answer: str = messages[-1]["content"]
+    if messages[-1].get("tool_calls"):
+        return json.dumps(messages[-1], ensure_ascii=False)
     return answer if answer.strip() else Dropped("empty_completion")
+
+
+def _turn(answer: str) -> Message:
+    """Return an answer as a turn: a text that is one in JSON, with the tools that it calls, or what is said."""
+    if answer.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            turn = json.loads(answer)
+            if isinstance(turn, dict) and turn.get("role") == "assistant" and turn.get("tool_calls"):
+                return cast(Message, turn)
+    return {"role": "assistant", "content": answer}

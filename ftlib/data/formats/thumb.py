@@ -44,7 +44,7 @@ class Thumb(AnswerFormat):
     @property
     @override
     def columns(self) -> tuple[str, ...]:
-        return (self.prompt, self.answer, self.label, *self.slices)
+        return (self.prompt, self.answer, self.label, *self.tool_columns, *self.slices)
 
     def example(self, values: Values) -> Example | Dropped:
         """Return an answer with its thumb, or why there is none."""

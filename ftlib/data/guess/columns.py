@@ -96,3 +96,14 @@ def columns(rows: Sequence[dict[str, Value]]) -> list[Column]:
     names = dict.fromkeys(name for row in rows for name in row)
     found = (Column(name, [v for row in rows if (v := row.get(name)) not in (None, "")], len(rows)) for name in names)
     return [column for column in found if column.values]
+
+
+def first_of(table: Sequence[Column], names: Sequence[str]) -> Column | None:
+    """Return the first column that is called one of these."""
+    wanted = {name.replace("_", "") for name in names}
+    return next((column for column in table if "".join(column.words) in wanted), None)
+
+
+def holds(column: Column, test: Callable[[Value], bool]) -> bool:
+    """Say whether a test holds of most of a column's values."""
+    return bool(column.values) and sum(map(test, column.values)) > len(column.values) / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ftlib.data.guess.columns import Column
+from ftlib.data.guess.columns import Column, first_of, holds
 from ftlib.data.iob2 import is_tag
 from ftlib.data.rows import Value
 from ftlib.errors import DataError
@@ -70,17 +70,17 @@ def proposals(table: Sequence[Column]) -> Iterator[Proposal]:
 
 
 def _preferences(table: Sequence[Column]) -> Iterator[Proposal]:
-    prompt = _first(table, ("prompt", "question", "instruction", "query"))
-    chosen, rejected = _first(table, ("chosen", "preferred")), _first(table, ("rejected", "dispreferred"))
-    answer = _first(table, ("answer", "completion", "response", "output"))
-    thumb = _first(table, ("thumb", "label", "liked", "wanted"))
-    layout = {"layout": "chats"} if prompt and _holds(prompt, _is_turns) else {}
+    prompt = first_of(table, ("prompt", "question", "instruction", "query"))
+    chosen, rejected = first_of(table, ("chosen", "preferred")), first_of(table, ("rejected", "dispreferred"))
+    answer = first_of(table, ("answer", "completion", "response", "output"))
+    thumb = first_of(table, ("thumb", "label", "liked", "wanted"))
+    layout = {"layout": "chats"} if prompt and holds(prompt, _is_turns) else {}
     if prompt and chosen and rejected:
-        layout = layout or ({"layout": "chats"} if _holds(chosen, _is_nested) else {})
+        layout = layout or ({"layout": "chats"} if holds(chosen, _is_nested) else {})
         reason = f"{chosen.name!r} is preferred to {rejected.name!r} as an answer to {prompt.name!r}, by their names"
         named = _pair("preference", prompt=prompt, chosen=chosen, rejected=rejected)
         yield Proposal({**named, **layout, "max_tokens": 512}, (reason,))
-    elif prompt and answer and thumb and _holds(thumb, lambda value: isinstance(value, bool)):
+    elif prompt and answer and thumb and holds(thumb, lambda value: isinstance(value, bool)):
         reason = f"{thumb.name!r} says true or false of {answer.name!r}, an answer to {prompt.name!r}"
         named = _pair("thumb", prompt=prompt, answer=answer, label=thumb)
         yield Proposal({**named, **layout, "max_tokens": 512}, (reason,))
@@ -88,7 +88,7 @@ def _preferences(table: Sequence[Column]) -> Iterator[Proposal]:
 
 def _chats(table: Sequence[Column]) -> Iterator[Proposal]:
     for column in table:
-        if column.called(CHATS) or _holds(column, _is_turns):
+        if column.called(CHATS) or holds(column, _is_turns):
             reason = f"messages: {column.name!r} holds lists of turns; the assistant's are learnt"
             yield Proposal({"kind": "chat", "messages": column.name, "max_tokens": 512}, (reason,))
     by_name = {column.name.lower(): column.name for column in table}
@@ -99,7 +99,7 @@ def _chats(table: Sequence[Column]) -> Iterator[Proposal]:
 
 
 def _tags(table: Sequence[Column]) -> Iterator[Proposal]:
-    lists = [column for column in table if _holds(column, _is_texts)]
+    lists = [column for column in table if holds(column, _is_texts)]
     for tags in lists:
         if all(is_tag(str(tag)) for value in tags.values[:200] if isinstance(value, list) for tag in value):
             types = sorted({str(tag)[2:] for v in tags.values if isinstance(v, list) for tag in v if tag != "O"})
@@ -110,9 +110,9 @@ def _tags(table: Sequence[Column]) -> Iterator[Proposal]:
 
 
 def _spans(table: Sequence[Column]) -> Iterator[Proposal]:
-    question = _first(table, ("question", "query"))
-    context = _first(table, ("context", "passage", "paragraph", "document", "text"))
-    answers = next((c for c in table if c.called(("answers", "answer")) and _holds(c, _is_nested)), None)
+    question = first_of(table, ("question", "query"))
+    context = first_of(table, ("context", "passage", "paragraph", "document", "text"))
+    answers = next((c for c in table if c.called(("answers", "answer")) and holds(c, _is_nested)), None)
     if question and context and answers:
         reason = f"an answer stands in {context.name!r}: {answers.name!r} has its text and where that starts"
         named = _pair("question_answer", question=question, context=context, answers=answers)
@@ -126,7 +126,7 @@ def _lists(table: Sequence[Column]) -> Iterator[Proposal]:
     if text is None:
         return
     for column in table:
-        if column.full and _holds(column, _is_texts):
+        if column.full and holds(column, _is_texts):
             names = {str(name) for value in column.values if isinstance(value, list) for name in value}
             if 2 <= len(names) <= max(50, column.rows // 4):
                 yield _labelled(table, text, column, "multi_label_text", _of_lists(column, names))
@@ -259,14 +259,9 @@ def _text(table: Sequence[Column], *without: Column) -> Column | None:
 
 def _pairs(table: Sequence[Column], named: Sequence[tuple[str, str]]) -> Iterator[tuple[Column, Column]]:
     for first, second in named:
-        one, other = _first(table, (first,)), _first(table, (second,))
+        one, other = first_of(table, (first,)), first_of(table, (second,))
         if one and other and one.is_text and other.is_text:
             yield one, other
-
-
-def _first(table: Sequence[Column], names: Sequence[str]) -> Column | None:
-    wanted = {name.replace("_", "") for name in names}
-    return next((column for column in table if "".join(column.words) in wanted), None)
 
 
 def _pair(kind: str, **named: Column) -> dict[str, Any]:
@@ -284,10 +279,6 @@ def _tokens(*texts: Column) -> int:
 
 def _is_key(column: Column) -> bool:
     return column.words[-1:] in (["id"], ["uuid"], ["key"], ["index"])
-
-
-def _holds(column: Column, test: Any) -> bool:
-    return bool(column.values) and sum(map(test, column.values)) > len(column.values) / 2
 
 
 def _is_turns(value: Value) -> bool:

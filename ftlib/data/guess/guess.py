@@ -15,12 +15,14 @@ from pydantic import TypeAdapter
 from ftlib.data.formats import Format, LabeledImage
 from ftlib.data.guess.annotated import guess_annotated
 from ftlib.data.guess.columns import Column, columns
+from ftlib.data.guess.feedback import guess_log
 from ftlib.data.guess.formats import Proposal, proposals
 from ftlib.data.guess.record import Guess, written
 from ftlib.data.guess.sample import LEAST, Sample, sample
 from ftlib.data.guess.splits import propose_split
 from ftlib.data.rows import Dropped, Example, Value
 from ftlib.data.sources import Files, ImageFolder
+from ftlib.data.sources.feedback import LOGGED
 from ftlib.errors import DataError
 from ftlib.wording import counted, some
 
@@ -34,6 +36,8 @@ _SIZED = 40
 
 def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
     """Guess what files hold: jsonl, csv and parquet, files or folders of them, one folder of images, or one COCO file.
+
+    Rows that are a log of feedback make several datasets, see `Guess.log`.
 
     Paths are written from the project's folder where they lie in it, else in full. Where several files are no folder
     and have no pattern of their own, the source is `rows/<name>`, with links. Raises DataError for files that are not
@@ -49,6 +53,8 @@ def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
     if len(given) == 1 and given[0].is_dir() and not _has_rows(given[0]):
         return _images(given[0], project)
     files = list(dict.fromkeys(file for path in given for file in _files(path)))
+    if log := _log(given, files, name, project):
+        return log
     trained, held = _apart(files)
     source, links = _source(given if not held else trained, trained, name, project)
     held_out, more = _source(held, held, f"{name}-held-out", project) if held else ({}, {})
@@ -73,6 +79,16 @@ def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
         links={**links, **more},
         foreign=sum(ord(letter) > 0x24F for letter in texts) > 0.2 * max(len(texts), 1),
     )
+
+
+def _log(given: Sequence[Path], files: Sequence[Path], name: str, project: Path) -> Guess | None:
+    """Return what a feedback log gives; None for files that are none. Its lines may say different things."""
+    if not all(file.name.lower().endswith(LOGGED) for file in files):
+        return None
+    looked = sample(files, table=False)
+    source, links = _source(given, files, name, project)
+    log = guess_log(columns(looked.rows), looked, source)
+    return log and log.model_copy(update={"links": links})
 
 
 def _format(

@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ftlib.config import BatchKind, Config
+from ftlib.wording import counted
+
+
+class LogRows(Config):
+    """What one dataset reads of a feedback log."""
+
+    gives: Literal["corrections", "thumbs", "pairs"]
+    kind: BatchKind
+    format: dict[str, Any]
+    key: str
+    """The column of the request's id."""
+    rows: int
+    """How many there are among what was looked at; 0: as many as the others make."""
+    up: int = 0
+    down: int = 0
+    """Of thumbs, how many are which."""
+
+    @property
+    def told(self) -> str:
+        """Say how many rows these are."""
+        if self.up or self.down:
+            return f"{self.up:,} thumbs up, {self.down:,} down"
+        return (
+            f"{counted(self.rows, 'request')} that somebody corrected" if self.rows else "of the others, measured alone"
+        )
 
 
 class Guess(Config):
@@ -24,6 +49,8 @@ class Guess(Config):
     on."""
     links: dict[str, str] = {}
     """Files by what links to them below rows/ are to be called, where no path of a source names just them."""
+    log: tuple[LogRows, ...] = ()
+    """Of a feedback log, what each dataset reads of it; `source` says not what it gives, `format` is the first's."""
     foreign: bool = False
     """Whether many of its letters are none of English."""
 

@@ -32,6 +32,8 @@ class Sample(NamedTuple):
     """What is wrong with the first of them."""
     whole: bool
     """Whether these are all the rows there are."""
+    apart: str = ""
+    """Why the files are no one table: what a format reads must be in all of them. Empty where they are."""
 
     @property
     def described(self) -> str:
@@ -40,18 +42,23 @@ class Sample(NamedTuple):
         return f"{counted(len(self.rows), 'row')}{'' if self.whole else ' at the beginning'}{bad}"
 
 
-def sample(files: Sequence[Path]) -> Sample:
-    """Look at files' first rows. Raises DataError if there are too few, or files have no column in common."""
+def sample(files: Sequence[Path], *, table: bool = True) -> Sample:
+    """Look at files' first rows.
+
+    Raises DataError if there are too few, and for files that are no one `table`, where they are to be one.
+    """
     looked = files[:FILES]
     rows: list[dict[str, Value]] = []
-    bad, detail, whole = 0, "", len(looked) == len(files)
+    bad, detail, apart, whole = 0, "", "", len(looked) == len(files)
     for file in looked:
         of_file = list(_beginning(file, -(-ROWS // len(looked))))
         read = [row for row in of_file[:-1] if isinstance(row, dict)]
         wrong = [row for row in of_file[:-1] if isinstance(row, str)]
-        _compare(file, read, files[0], rows)
+        apart = apart or _apart(file, read, files[0], rows)
         bad, detail, whole = bad + len(wrong), detail or next(iter(wrong), ""), whole and bool(of_file[-1])
         rows += read
+    if apart and table:
+        raise DataError(apart)
     if len(rows) < LEAST:
         broken = f"; {counted(bad, 'row')} cannot be read: {detail}" if bad else ""
         names = some([str(file) for file in files])
@@ -59,7 +66,7 @@ def sample(files: Sequence[Path]) -> Sample:
             f"{names}: {counted(len(rows), 'row')}, at least {LEAST} are needed: some to train on, some to choose by, "
             f"some to test{broken}; give more rows"
         )
-    return Sample(rows, bad, detail, whole)
+    return Sample(rows, bad, detail, whole, apart)
 
 
 def _beginning(path: Path, most: int) -> Iterator[dict[str, Value] | str | bool]:
@@ -84,13 +91,14 @@ def _beginning(path: Path, most: int) -> Iterator[dict[str, Value] | str | bool]
     yield False
 
 
-def _compare(file: Path, rows: list[dict[str, Value]], first: Path, before: list[dict[str, Value]]) -> None:
-    """Refuse files that are no one table: what a format reads must be in all of them."""
+def _apart(file: Path, rows: list[dict[str, Value]], first: Path, before: list[dict[str, Value]]) -> str:
+    """Say why a file's rows are no more of the table that the files before begin; nothing where they are."""
     if not rows or not before:
-        return
+        return ""
     here, there = ({name for row in some_rows[:100] for name in row} for some_rows in (rows, before))
-    if not here & there or len(here & there) < max(len(here), len(there)) / 2:
-        raise DataError(
-            f"{file} has the columns {some(sorted(here))}, and {first} has {some(sorted(there))}: these are no rows of "
-            "one kind; call init for each of them"
-        )
+    if here & there and len(here & there) >= max(len(here), len(there)) / 2:
+        return ""
+    return (
+        f"{file} has the columns {some(sorted(here))}, and {first} has {some(sorted(there))}: these are no rows of "
+        "one kind; call init for each of them"
+    )

@@ -54,12 +54,16 @@ def propose_split(
     return fitting[0]._replace(others=others)
 
 
+def shares(rows: int) -> dict[str, float]:
+    """Return the shares of so many rows that are held out."""
+    return {"validation": 0.2 if rows < SMALL else 0.1, "test": 0.2}
+
+
 def _policies(
     table: Sequence[Column], examples: Sequence[Example], used: frozenset[str], labels: bool
 ) -> Iterator[Proposed]:
     """Yield policies, the strictest first: what a column says, groups, time, then the hash of each row's text."""
-    small = len(examples) < SMALL
-    shares = {"validation": 0.2, "test": 0.2} if small else {"validation": 0.1, "test": 0.2}
+    held = shares(len(examples))
     left = [column for column in table if column.name not in used and column.full]
     for column in left:
         if column.called(SPLITS) and {str(v).strip().lower() for v in column.values} == {"train", "validation", "test"}:
@@ -68,24 +72,24 @@ def _policies(
     groups = [column for column in table if column.full and _groups(column) and column.name not in used]
     for column in sorted(groups, key=lambda column: -len(column.counts)):
         yield Proposed(
-            {"by": "group", "column": column.name, **shares},
+            {"by": "group", "column": column.name, **held},
             f"rows of one {column.name!r} stay on one side ({len(column.counts):,} of them): else the test would be of "
             "what training has half seen",
         )
     for column in left:
         if column.is_moment and len(column.counts) >= 10:
             yield Proposed(
-                {"by": "time", "column": column.name, **shares},
+                {"by": "time", "column": column.name, **held},
                 f"by {column.name!r}: the past trains and the newest rows test, as it will be in use",
             )
     rare = [label for label, count in Counter(one.label for one in examples).items() if label and count < RARE]
     if labels and rare:
         reason = f"in each label by itself, since {some(sorted(rare), 3)} {'is' if len(rare) == 1 else 'are'} rare"
-        yield Proposed({"by": "stratified", **shares}, reason)
+        yield Proposed({"by": "stratified", **held}, reason)
     reason = "by the hash of each row's text: rows that come later move nobody; no column says what belongs together"
-    yield Proposed({"by": "random", **shares}, reason)
+    yield Proposed({"by": "random", **held}, reason)
     if labels:
-        yield Proposed({"by": "stratified", **shares}, "in each label by itself, since there are few rows")
+        yield Proposed({"by": "stratified", **held}, "in each label by itself, since there are few rows")
 
 
 def _groups(column: Column) -> bool:

@@ -121,7 +121,7 @@ def part_of(hashes: NDArray[np.uint64], parts: int) -> NDArray[np.int64]:
 class StoredExchange(Exchange):
     """Such files in a bucket, where machines share no folder; what is read whole is copied to this one's disk first."""
 
-    def __init__(self, folder: Path, place: str, tag: str) -> None:
+    def __init__(self, folder: Path, place: Place, tag: str) -> None:
         super().__init__(folder)
         self._place = place
         self._tag = tag
@@ -137,7 +137,7 @@ class StoredExchange(Exchange):
         """Return the store; a call in another process opens its own, and has a folder of its own."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
-            self._store = open_store(Place.parse(self._place))
+            self._store = open_store(self._place)
             self._own = tempfile.TemporaryDirectory(prefix="reglage-rows-")
             self.folder = Path(self._own.name)
         return self._store
@@ -193,7 +193,7 @@ class StoredExchange(Exchange):
 
 
 @contextmanager
-def exchange_in(folder: Path, place: str | None = None) -> Generator[Exchange]:
+def exchange_in(folder: Path, place: Place | None = None) -> Generator[Exchange]:
     """Have an exchange while the block runs, below a folder or at a place in a bucket; its files are gone behind it."""
     if place is not None:
         stored = StoredExchange(folder, place, uuid4().hex)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
+from ftlib.storage import Place
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -29,7 +31,7 @@ class Executor(Protocol):
         ...
 
     @property
-    def shared(self) -> str | None:
+    def shared(self) -> Place | None:
         """Return the place in a bucket through which its machines hand files on; None if all see one folder."""
         ...
 
@@ -46,7 +48,7 @@ class InProcess:
     """Works on one item after the other, here."""
 
     workers = 0
-    shared: str | None = None
+    shared: Place | None = None
 
     def __init__(self, memory: int = 256 << 20) -> None:
         self.memory = memory

@@ -38,6 +38,11 @@ class SourceBase(Config, ABC):
         """Return what the rows are made of, where another dataset may make other rows of it; they are split alike."""
         return None
 
+    @property
+    def gives_chats(self) -> bool:
+        """Say whether what is asked is a list of turns in every row, which formats of texts do not read."""
+        return False
+
     def column_hint(self, column: str) -> str:
         """Return, to be added to a message, what of the source makes a column that lacks or says one thing only."""
         return ""

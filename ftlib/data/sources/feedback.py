@@ -7,14 +7,15 @@ import json
 import tempfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple, Self, cast
+from typing import IO, TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self, cast
 
 from pydantic import model_validator
 from typing_extensions import override
 
+from ftlib.data.conversations import holds_turns, messages_of, turns_in
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files import read_file
 from ftlib.data.row_keys import DELETED, is_tombstone, moment_of
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LOGGED = (".jsonl", ".ndjson", ".parquet", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
+MESSAGES = "messages"
+"""The column of a corrected chat: its turns, and what the assistant should have answered."""
 _NAMES = 1000
 """Columns that are remembered, to say which there are where one is absent."""
 _ASKS: dict[str, tuple[PassReason, ...]] = {
@@ -47,6 +51,7 @@ class Feedback(StoredFiles):
     Feedback(path="log/", gives="corrections")            a row a corrected answer: prompt, correction
     Feedback(path="log/", gives="thumbs")                 a row a thumb: prompt, answer, thumb (true or false)
     Feedback(path="s3://bucket/log/", gives="pairs")      a row a pair: prompt, chosen, rejected
+    Feedback(path="log/", gives="corrections", layout="chats")      messages beside prompt, a list of turns
 
     Lines of one request id are one request, whichever files they are in: what a later line says takes the place of what
     an earlier one said, and what it does not say stays. So a thumb that comes a day late is a line of a request id, a
@@ -63,7 +68,10 @@ class Feedback(StoredFiles):
     request: str = "request_id"
     """The column that says which request it is: a text or a whole number."""
     prompt: str = "prompt"
-    """The column of what was asked: a text, or a list of messages."""
+    """The column of what was asked: a text or, of chats, a list of turns."""
+    layout: Literal["texts", "chats"] = "texts"
+    """texts: prompts are texts, and one that is the turns of a chat ends the run. chats: prompts are lists of turns, a
+    text is the user's one turn, and rows of corrections have the turns with their answer as `messages`, too."""
     answer: str = "answer"
     """The column of what the model answered."""
     thumb: str = "thumb"
@@ -74,6 +82,8 @@ class Feedback(StoredFiles):
     """The column of when a line was written: numbers, or ISO 8601 dates. A line without is older than all others."""
     drop_columns: tuple[str, ...] = ()
     """Columns that nobody reads. Others of the log, such as a language, stay in the rows."""
+
+    introduced: ClassVar[Mapping[str, object]] = {"layout": "texts"}
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -87,7 +97,7 @@ class Feedback(StoredFiles):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Return those of files that hold numbers, truth values and lists as such."""
-        return (".jsonl", ".ndjson", ".parquet", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
+        return LOGGED
 
     @property
     @override
@@ -109,14 +119,20 @@ class Feedback(StoredFiles):
     def made_of(self) -> str | None:
         return self.path.rstrip("/")
 
+    @property
+    @override
+    def gives_chats(self) -> bool:
+        return self.layout == "chats"
+
     @override
     def column_hint(self, column: str) -> str:
         made = {
-            "corrections": (self.prompt, self.correction),
+            "corrections": (self.prompt, *([MESSAGES] if self.layout == "chats" else []), self.correction),
             "thumbs": (self.prompt, self.answer, self.thumb),
             "pairs": (self.prompt, "chosen", "rejected"),
         }
-        return f"; `gives: {self.gives}` makes {', '.join(made[self.gives])}"
+        layout = f", `layout: {self.layout}`" if column == MESSAGES else ""
+        return f"; `gives: {self.gives}`{layout} makes {', '.join(made[self.gives])}"
 
     def read(self, files: tuple[FileVersion, ...], row_bytes: int) -> Iterator[Row | BadRow | Passed]:
         """Yield a row, a bad row or a reason for each line; rows come in the order of their requests' digests.
@@ -211,6 +227,7 @@ class _Log:
                 continue
             assert isinstance(row, Row)
             self._unfold_answer(row)
+            self._unfold_prompt(row)
             if len(self.names) < _NAMES:
                 self.names.update(row.values)
             file = self.places.get(row.uri)
@@ -241,6 +258,24 @@ class _Log:
                 row.values[self.source.answer] = text
             case _:
                 pass
+
+    def _unfold_prompt(self, row: Row) -> None:
+        """Make turns of a chat's prompt, one form of all that say the same: answers to it are found by it.
+
+        Turns that cannot be stay as they are: the format says why. Raises DataError where prompts are to be texts.
+        """
+        name = self.source.prompt
+        value = row.values.get(name)
+        if not _says(value):
+            return
+        if self.source.layout == "chats":
+            turns = turns_in(value) if isinstance(value, str) else messages_of(value, {})
+            row.values[name] = cast("list[Value]", turns) if isinstance(turns, list) else value
+        elif isinstance(value, list) or holds_turns(value):
+            raise DataError(
+                f"{row.uri} line {row.line}: {name!r} holds the turns of a chat, {str(value)[:40]!r}, and prompts are "
+                "texts; set source.layout: chats, and a format that reads chats"
+            )
 
     def check_columns(self) -> None:
         """Raise DataError for a column that is asked for and that no line has."""
@@ -326,7 +361,10 @@ class _Log:
         source, said = self.source, request.said
         kept = {*self.asked, source.request, source.time}
         left_out = {*source.log_columns} - kept
-        return Row(said.uri, said.line, said.bytes, {n: v for n, v in request.values.items() if n not in left_out})
+        values = {n: v for n, v in request.values.items() if n not in left_out}
+        if source.gives == "corrections" and source.layout == "chats":
+            values[MESSAGES] = _corrected(values[source.prompt], values[source.correction])
+        return Row(said.uri, said.line, said.bytes, values)
 
     def _pair(
         self,
@@ -418,6 +456,12 @@ class _Log:
 def _says(value: Value) -> bool:
     """Say whether a cell holds anything: null and blank do not."""
     return value is not None and (not isinstance(value, str) or bool(value.strip()))
+
+
+def _corrected(prompt: Value, correction: Value) -> Value:
+    """Return a chat with the answer that it should have had, a text or a turn; no list where the prompt is none."""
+    turn: Value = correction if isinstance(correction, dict) else {"role": "assistant", "content": correction}
+    return [*prompt, turn] if isinstance(prompt, list) else prompt
 
 
 def _digest(value: Value) -> bytes:

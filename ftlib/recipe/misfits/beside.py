@@ -65,6 +65,17 @@ def companion_misfits(recipe: RecipeParts, phase: Phase, ends: Sequence[str]) ->
         yield f"phases[{phase.name}].scores: {these(both)} is a companion too; give it another name"
 
 
+def aside_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say which phases nothing comes of: the next one starts from the base model, and nobody asks where they ended."""
+    asked = {companion.phase for phase in recipe.phases for companion in phase.beside.values()}
+    for phase, after in zip(recipe.phases, recipe.phases[1:], strict=False):
+        if after.start and phase.name not in asked:
+            yield (
+                f"phases[{after.name}].start: base, and no later phase asks what {phase.name!r} made before it; name "
+                f"that as a companion ({{phase: {phase.name}}}), or remove start"
+            )
+
+
 def _answers_misfits(recipe: RecipeParts, phase: Phase, ends: Sequence[str]) -> Iterator[str]:
     """Say why nothing can be written for a phase's rows, or by whom."""
     where = f"phases[{phase.name}].answers"

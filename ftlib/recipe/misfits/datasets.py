@@ -32,8 +32,19 @@ def dataset_misfits(recipe: RecipeParts) -> Iterator[str]:
             yield f"datasets.{name}.split: validation + test is {split.validation + split.test:g}, at most 1"
         if name in recipe.training_datasets() and split.by != "given" and split.validation + split.test > 1.0 - 1e-9:
             yield f"datasets.{name}.split: nothing is left to train on: validation + test is 1"
+    yield from _chat_misfits(recipe)
     yield from _split_misfits(recipe)
     yield from _data_worker_misfits(recipe)
+
+
+def _chat_misfits(recipe: RecipeParts) -> Iterator[str]:
+    """Say which formats of texts would be given chats."""
+    for name, dataset in recipe.datasets.items():
+        if dataset.source.gives_chats and dataset.format.asked_as != "chats":
+            yield (
+                f"datasets.{name}.format: {dataset.format.kind!r} reads texts, and the source's prompts are turns of "
+                "chats; take format chat, or one with layout: chats"
+            )
 
 
 def _data_worker_misfits(recipe: RecipeParts) -> Iterator[str]:

@@ -100,6 +100,6 @@ def _reference_misfits(recipe: RecipeParts, where: str, evaluation: Evaluation) 
     if not any(metric.reads_reference for metric in evaluation.metrics):
         remedy = "reward_margin for pairs, thumb_auroc for thumbs"
         yield f"{where}.reference: none of its metrics reads it; remove it, or give {remedy}"
-    ends = ("base", *(["prune"] if recipe.prune else []), *(phase.name for phase in recipe.phases))
+    ends = ("base", *(["prune"] if recipe.prune else []), *(phase.name for phase in recipe.chain))
     if evaluation.reference.phase is not None and evaluation.reference.phase not in ends:
         yield f"{where}.reference: {evaluation.reference.phase!r} is no phase's end; there are {', '.join(ends)}"

@@ -14,7 +14,7 @@ from ftlib.wording import these
 
 def adapter_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say why the phases and the interpolation cannot leave an adapter to publish beside the merged model."""
-    *before, last = recipe.phases
+    *before, last = recipe.chain
     method = recipe.interpolation
     if not last.tuning.makes_adapter:
         making = " or ".join(map(repr, tunings(lambda tuning: tuning.makes_adapter)))
@@ -42,7 +42,7 @@ def end_form(recipe: RecipeParts, start: Form, phases: int | None = None) -> For
     """Return the form that the phases, or the first of them, end in, given that of the base model."""
     form = start
     for phase in recipe.phases[:phases]:
-        form = phase.tuning.leaves or form
+        form = phase.tuning.leaves or (start if phase.start else form)
     return form
 
 
@@ -77,7 +77,7 @@ def form_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
     if recipe.prune or recipe.added_tokens:
         less = "without some layers" if recipe.prune else "with more tokens"
         yield f"{where} over a model {less}, which nobody else has; set keep: merged"
-    if moved := [phase.name for phase in recipe.phases if phase.tuning.leaves == "dense"]:
+    if moved := [phase.name for phase in recipe.chain if phase.tuning.leaves == "dense"]:
         remedy = "set keep: merged" if last.tuning.merges else "let it be the only phase, or follow a linear_probe"
         yield f"{where} over what {these(moved)} made of the base model, which nobody else has; {remedy}"
 
@@ -85,14 +85,18 @@ def form_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
 def _over_adapter_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
     """Say which phases start from an adapter that they can neither merge nor go on with, or give a head."""
     for i, phase in enumerate(recipe.phases if recipe.has_training_datasets else ()):
-        if recipe.takes_new_head(phase) and end_form(recipe, start, phases=i) == "adapter":
-            yield (
-                f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and "
-                f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
+        before = start if phase.start else end_form(recipe, start, phases=i)
+        if recipe.takes_new_head(phase) and before == "adapter":
+            remedy = (
+                "the base model is an adapter: start from dense weights"
+                if phase.start or not i
+                else f"{recipe.phases[i - 1].name!r} ends in an adapter: set its tuning.keep to merged"
             )
+            yield f"phases[{phase.name}]: needs a head of its own, which dense weights are given, and {remedy}"
     below: Phase | None = None
     for phase in recipe.phases:
         tuning = phase.tuning
+        below = None if phase.start else below
         where = f"phases[{phase.name}].tuning"
         if below and tuning.leaves == "dense" and not below.tuning.merges:
             yield (

@@ -8,7 +8,7 @@ from ftlib.config import BatchKind
 from ftlib.data.formats.text import reads_text
 from ftlib.kinds.kind import KINDS, one_model
 from ftlib.recipe.misfits.batches import batch_misfits, objectives_of
-from ftlib.recipe.misfits.beside import companion_misfits, keeping_misfits
+from ftlib.recipe.misfits.beside import aside_misfits, companion_misfits, keeping_misfits
 from ftlib.recipe.misfits.policies import policy_misfits
 from ftlib.recipe.misfits.principles import principle_misfits
 from ftlib.recipe.misfits.tasks import task_misfits
@@ -30,6 +30,7 @@ def phase_misfits(recipe: RecipeParts) -> Iterator[str]:
     for task in recipe.tasks or (None,):
         yield from _head_misfits(recipe.of_task(task))
     yield from task_misfits(recipe)
+    yield from aside_misfits(recipe)
     for i, phase in enumerate(recipe.phases):
         yield from _misfits_of(recipe, phase)
         yield from policy_misfits(recipe, phase)
@@ -50,9 +51,10 @@ def _head_misfits(recipe: RecipeParts) -> Iterator[str]:
     writing = {kind: KINDS[kind].decodes for kind in map(recipe.kind, recipe.phases) if KINDS[kind].language}
     if len({*writing.values()}) > 1:  # no body of two halves is one of a decoder alone
         yield f"phases: one model must answer the batches of all; these train on {these(writing)}"
-    before = recipe.phases[: len(recipe.phases) - len(recipe.answering_phases)]
-    for phase in before:
-        if KINDS[kind := recipe.kind(phase)].labeled:
+    chain, answering = recipe.chain, recipe.answering_phases
+    for phase in recipe.phases:
+        same = phase not in chain and one_model(recipe.kind(phase), recipe.answering_kind)
+        if phase not in answering and not same and KINDS[kind := recipe.kind(phase)].labeled:
             yield (
                 f"phases[{phase.name}]: learns labels ({kind!r}) with a head that a later phase gives up for "
                 f"{recipe.answering_kind!r} batches; phases with labels come last"

@@ -51,9 +51,21 @@ def _way_misfits(recipe: RecipeParts, phase: Phase, kind: str) -> Iterator[str]:
         yield f"{where}.answers: {kind!r} learns from answers that it draws itself; remove it"
     if recipe.compute.compile:
         yield f"compute.compile: {kind!r} of phase {phase.name!r} samples with a cache that grows; set it to false"
-    elsewhere = [name for name, companion in phase.companions.items() if companion.phase is not None]
-    if elsewhere:
+    yield from _judge_misfits(recipe, phase)
+
+
+def _judge_misfits(recipe: RecipeParts, phase: Phase) -> Iterator[str]:
+    """Say which companion that is to give a reward is no reward model, and which policy would start from one."""
+    where = f"phases[{phase.name}]"
+    earlier = {one.name: one for one in recipe.phases[: recipe.phases.index(phase)]}
+    made = [name for name, one in earlier.items() if one.objective.needs == phase.objective.companions_answer]
+    for name, companion in phase.companions.items():
+        if companion.phase == "base" or (companion.phase in earlier and companion.phase not in made):
+            yield (
+                f"{where}.companions.{name}: gives a reward, and {companion.phase!r} is no reward model; give an "
+                f"earlier phase with objective reward, there are {these(made)}, or `model`"
+            )
+    if not phase.start and [*earlier][-1:] == made[-1:] != []:
         yield (
-            f"{where}.companions: {these(elsewhere)} gives a reward, and no phase of a language model's recipe ends as "
-            "a reward model; give `model`"
+            f"{where}: would start where {made[-1]!r} ended, which scores texts and writes none; give it start: base"
         )

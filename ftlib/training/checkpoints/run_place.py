@@ -60,14 +60,17 @@ class Aged:
 class RunPlace:
     """One training's files as one rank, or the driver, sees them. Names are relative, with `/`."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, kms_key: str | None = None) -> None:
         """Take a plan's `run`: a folder, or `<work>/attempts/<fingerprint>/<number>` in a bucket. Touches nothing yet.
+
+        The key is what a bucket's store encrypts with.
 
         Raises StorageError for a place that is none.
         """
         self.uri = run
         self.store: Store | None = None
         """None where all ranks see `folder`."""
+        self._kms_key = kms_key
         self._work, self._prefix = "", ""
         self._view: NodeView | None = None
         if not is_remote(run):
@@ -79,7 +82,7 @@ class RunPlace:
             raise StorageError(f"{run!r} is no training's place: it lies below {ATTEMPTS}/ of a work place")
         self._prefix = f"{ATTEMPTS}/{name}"
         view = self._view = node_view(Place.parse(self._work))
-        self.store = view.store
+        self.store = view.writing(kms_key)
         self.folder = view.root / ATTEMPTS / name
 
     @property
@@ -94,13 +97,13 @@ class RunPlace:
 
     def below(self, name: str) -> RunPlace:
         """Return a place of its own inside this one."""
-        return RunPlace(f"{self.uri}/{name}")
+        return RunPlace(f"{self.uri}/{name}", self._kms_key)
 
     @property
     def lasting(self) -> RunPlace:
         """Return where this attempt finds what those before it left, and leaves it: in a folder there is one place."""
         numbered = None if self.is_shared else _NUMBERED.fullmatch(self.uri)
-        return RunPlace(numbered[1]) if numbered else self
+        return RunPlace(numbered[1], self._kms_key) if numbered else self
 
     @property
     def number(self) -> int:
@@ -284,14 +287,14 @@ class RunPlace:
 
 
 @lru_cache(maxsize=8)
-def _opened(run: str, process: int, cache: str | None) -> RunPlace:
+def _opened(run: str, kms_key: str | None, process: int, cache: str | None) -> RunPlace:
     del process, cache  # a forked process has connections of its own
-    return RunPlace(run)
+    return RunPlace(run, kms_key)
 
 
-def run_place(run: str) -> RunPlace:
+def run_place(run: str, kms_key: str | None = None) -> RunPlace:
     """Return the place of a plan's `run`, with the connections that this process has to it."""
-    return _opened(run, os.getpid(), os.environ.get("REGLAGE_CACHE"))
+    return _opened(run, kms_key, os.getpid(), os.environ.get("REGLAGE_CACHE"))
 
 
 def attempt_of(work: Workspace, fingerprint: str, folder: Path) -> str:
@@ -301,7 +304,7 @@ def attempt_of(work: Workspace, fingerprint: str, folder: Path) -> str:
     """
     if work.store is None:
         return str(folder)
-    attempts = RunPlace(f"{work.store.uri}/{ATTEMPTS}/{fingerprint}")
+    attempts = RunPlace(f"{work.store.uri}/{ATTEMPTS}/{fingerprint}", work.place.kms_key)
     # A listing that is behind costs a create that fails, and nothing else.
     number = max((int(name[:8]) for name in work.store.list(attempts.path(_BEGUN))), default=0)
     if number and (last := attempts.below(f"{number:08d}")).has(RESULT):

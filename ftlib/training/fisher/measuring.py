@@ -29,7 +29,7 @@ from ftlib.kinds.split import PreparedSplit
 from ftlib.models.unread import read_all
 from ftlib.progress import emit
 from ftlib.storage.node_cache import local_path
-from ftlib.training.checkpoints.run_place import result_bytes, run_place
+from ftlib.training.checkpoints.run_place import result_bytes
 from ftlib.training.fisher.parts import write_parts
 from ftlib.training.fisher.record import FILE, FisherPlan
 from ftlib.training.group import Group, own_part, shards_of
@@ -50,7 +50,7 @@ def work(plan: FisherPlan) -> None:
     def act(group: Group) -> None:
         facts = reproducibly(group.device, lambda: measure(plan, group))
         if group.is_first:
-            place = run_place(plan.run)
+            place = plan.place
             place.write(RESULT, result_bytes(place, facts, [FILE]))
         group.barrier()
 
@@ -78,7 +78,7 @@ def measure(plan: FisherPlan, group: Group) -> dict[str, float | int]:
     trace = group.sum(sums * group.share_of(model))[0]
     if not np.isfinite(trace):
         raise ModelError(f"fisher: a gradient of {plan.start.phase} is not finite on some row; look at the rows")
-    write_parts(run_place(plan.run).folder / FILE, total, parameters, group)
+    write_parts(plan.place.folder / FILE, total, parameters, group)
     return {"rows": asked, "trace": trace}
 
 

@@ -32,7 +32,6 @@ from ftlib.progress import note
 from ftlib.storage.node_cache import local_path
 from ftlib.training.checkpoints.in_bucket import checkpoints_at
 from ftlib.training.checkpoints.resumable import State
-from ftlib.training.checkpoints.run_place import run_place
 from ftlib.training.curves import Curves
 from ftlib.training.group import Group, accumulating, own_part, shard_again, unwrap
 from ftlib.training.layers import WIDTH
@@ -119,7 +118,7 @@ class PhaseLoop(ABC):
         self.snapshots = self._asked_snapshots()
         self._check_rates(placed)
         self.evaluation_steps = max(1, self.order.steps_per_epoch // plan.phase.evaluations_per_epoch)
-        self.place = run_place(plan.run)
+        self.place = plan.place
         self.checkpoints = checkpoints_at(self.place, plan.fingerprint, group, self.thawing.starts, curves.flush)
 
     def _learnable(self, part: Part) -> PreparedSplit:

@@ -69,7 +69,10 @@ class PolicyLoop(PhaseLoop):
     def _judges(self) -> Mapping[str, RewardModel]:
         """Load the models that the reward asks, whole on every rank: they read texts, by tokenizers of their own."""
         device = self.group.device
-        return {name: load_reward_model(source, device) for name, source in self.plan.companions.items()}
+        formats = self.plan.formats
+        return {
+            name: load_reward_model(source, device, formats.get(name)) for name, source in self.plan.companions.items()
+        }
 
     @override
     def _learnable(self, part: Part) -> PreparedSplit:

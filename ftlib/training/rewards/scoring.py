@@ -54,12 +54,14 @@ class ScoringModel:
         return scores.tolist()
 
 
-def load_reward_model(source: FoundModel | Checkpoint, device: torch.device | None = None) -> ScoringModel:
-    """Load a reward model with how it is asked: as the version's recipe says, or stock, as `STOCK` says.
+def load_reward_model(
+    source: FoundModel | Checkpoint, device: torch.device | None = None, asked: Format | None = None
+) -> ScoringModel:
+    """Load a reward model with how it is `asked`: else as the version's recipe says, or stock, as `STOCK` says.
 
     Raises ModelError for a folder whose model has another head, or one that a version of another kind holds.
     """
-    format = _format_of(source.folder)
+    format = asked or _format_of(source.folder)
     model = load(source, format.yields)
     outputs = getattr(cast("Any", model).config, "num_labels", None)
     if outputs != 1:

@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from ftlib.data.guess import Guess, guess
 from ftlib.data.guess import sample as sampling
+from ftlib.data.rows import Example, Row
 from ftlib.errors import DataError
 from ftlib.recipe.draft import draft
 from ftlib.recipe.examples import examples
@@ -314,3 +315,87 @@ def test_preferences_are_told_by_their_columns(tmp_path: Path, rows: Any, says: 
     found = guessed(tmp_path, rows)
     assert found.format.items() >= says.items()
     assert "scores: {reference: {phase: base}}" in draft(found, "mine")
+
+
+def a_log(count: int, ups: float = 0.8, **named: str) -> Rows:
+    """A log: each request has its answer on one line, its thumb on another, every second its correction on a third."""
+    chance = random.Random(0)
+    prompts = [text(chance) for _ in range(count)]
+    lines: Rows = [{"request_id": i, "prompt": prompt, "answer": "no", "time": i} for i, prompt in enumerate(prompts)]
+    for i in range(count):
+        lines.append({"request_id": i, "thumb": "up" if i % 100 < 100 * ups else "down", "time": count + i})
+        lines += [{"request_id": i, "correction": text(chance), "time": 2 * count + i}] if i % 2 else []
+    return [{named.get(key, key): value for key, value in line.items()} for line in lines]
+
+
+def drafted(folder: Path, *files: Path) -> Any:
+    found = guess(files, "log", folder)
+    (folder / "log.yaml").write_text(draft(found, "log"), encoding="utf-8")
+    return load_recipe(folder / "log.yaml")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_feedback_log_makes_datasets_of_what_was_said(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = jsonl(tmp_path / "log.jsonl", lines := a_log(200))
+    if suffix == "parquet":
+        names = dict.fromkeys(name for line in lines for name in line)
+        table = pa.table({name: [line.get(name) for line in lines] for name in names})
+        parquet.write_table(table, path := tmp_path / "log.parquet")
+    recipe = drafted(tmp_path, path)
+    said = {name: (one.source.kind, one.source.gives, one.format.kind) for name, one in recipe.datasets.items()}
+    assert said == {
+        "corrections": ("feedback", "corrections", "prompt_completion"),
+        "thumbs": ("feedback", "thumbs", "thumb"),
+        "pairs": ("feedback", "pairs", "preference"),
+    }
+    assert [(phase.name, phase.objective.kind) for phase in recipe.phases] == [
+        ("correct", "completion"),
+        ("judge", "kto"),
+    ]
+    assert recipe.phases[1].objective.undesirable == 4.0  # 160 thumbs are up and 40 down
+    assert {(one.key, one.split.by, one.split.column) for one in recipe.datasets.values()} == {
+        ("request_id", "group", "prompt")
+    }
+    for dataset in recipe.datasets.values():
+        rows = [row for row in dataset.source.read(dataset.source.pin(), 10_000) if isinstance(row, Row)]
+        assert len(rows) in (100, 200)
+        examples = [dataset.format.example(row.values) for row in rows]
+        assert all(isinstance(one, Example) for one in examples)
+
+
+def test_what_serve_logged_of_chats_is_a_feedback_log(tmp_path: Path) -> None:
+    names = {"request_id": "request", "prompt": "input", "time": "at"}
+    lines = a_log(60, ups=1.0, **names)
+    answers = [line for line in lines if "input" in line]
+    for line in answers:
+        line |= {"input": [{"role": "user", "content": line["input"]}], "answer": {"text": "no"}, "version": 1}
+    jsonl(tmp_path / "log/answers/1.jsonl", answers)
+    jsonl(tmp_path / "log/labels/1.jsonl", [line for line in lines if "input" not in line])
+    recipe = drafted(tmp_path, tmp_path / "log")
+    assert {*recipe.datasets} == {"corrections", "pairs"}  # thumbs that are all up teach nothing
+    source = recipe.datasets["corrections"].source
+    assert (source.request, source.prompt, source.time, source.layout) == ("request", "input", "at", "chats")
+    assert recipe.datasets["corrections"].format.kind == "chat"
+    assert recipe.datasets["pairs"].format.layout == "chats"
+
+
+def test_a_feedback_log_in_which_little_was_said_is_one_line(tmp_path: Path) -> None:
+    lines = [line for line in a_log(40, ups=1.0) if "correction" not in line]
+    with pytest.raises(
+        DataError, match="log of 40 requests, of which too few were corrected or have thumbs both up and"
+    ):
+        guess([jsonl(tmp_path / "log.jsonl", lines)], "log", tmp_path)
+    answers = [{"request_id": i, "prompt": text(random.Random(i)), "answer": "no"} for i in range(40)]
+    assert guess([jsonl(tmp_path / "log.jsonl", answers)], "log", tmp_path).log == ()  # nobody said anything
+
+
+def test_thumbs_alone_are_what_is_learnt(tmp_path: Path) -> None:
+    lines = [line for line in a_log(100, ups=0.4) if "correction" not in line]
+    recipe = drafted(tmp_path, jsonl(tmp_path / "log.jsonl", lines))
+    (phase,) = recipe.phases
+    assert (phase.dataset, phase.objective.desirable) == ("thumbs", 1.5)
+    assert phase.scores["reference"].phase == "base"
+    assert recipe.select.by == "thumbs/thumb_margin"

@@ -82,4 +82,4 @@ def test_a_reward_model_is_a_companion_from_elsewhere() -> None:
     good = recipe(objective=asked, companions={"reward": {"model": {"path": "judge"}}})
     assert Recipe.model_validate(good).phases[0].companions.keys() == {"reward"}
     before = refused(recipe(objective=asked, companions={"reward": {"phase": "base"}}))
-    assert "phases[policy].companions: reward gives a reward" in before
+    assert "phases[policy].companions.reward: gives a reward, and 'base' is no reward model" in before

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from ftlib.answer_log.record import LateLabel, LiveAnswer
+from ftlib.data.dataset import Dataset
+from ftlib.data.rows import Example, Row
 from ftlib.errors import DataError, ModelError, StorageError, TransientError
 from ftlib.kinds.predictions import LabelPrediction, WrittenText
 from ftlib.published.loaded import Answered
@@ -58,6 +60,8 @@ class Loaded:
         pass
 
     def answered(self, texts: Sequence[str], batch_size: int) -> list[Answered]:
+        if self.asks == "chat":
+            return [Answered(WrittenText(text=f"answer to {text}"), {"length": len(text)}) for text in texts]
         if "bad" in texts:
             raise DataError("'bad' asks nothing; ask something")
         if "bug" in texts:
@@ -241,6 +245,53 @@ def test_the_log_holds_no_word_that_was_asked_unless_it_is_to(serve: Any, tmp_pa
     assert (two.answer is None) == (inputs == "none")
     (late,) = records(tmp_path / "log" / "labels", LateLabel)
     assert (late.request, late.label) == ("r", "v2")
+
+
+def test_a_chat_that_was_logged_comes_back_as_rows_of_chats(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a served chat model wrote, and what was said of it, is learnt as the same turns that it had read."""
+    monkeypatch.setattr(Loaded, "asks", "chat")
+    served, _ = serve(log=str(tmp_path / "log"), log_inputs="text")
+    asked: list[Any] = ["write", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "[write]"}]]
+    ids = {"request_ids": ["text", "turns"]}
+    assert ask(served, "/predict", {"inputs": asked, **ids}).status == 200
+    again = [*asked[1], {"role": "assistant", "content": "no"}, {"role": "user", "content": "Again?"}]
+    assert ask(served, "/predict", {"inputs": [again], "request_ids": ["again"]}).status == 200
+    for said in (
+        {"request": "text", "thumb": True},
+        {"request": "turns", "thumb": False, "correction": "done"},
+        {"request": "again", "thumb": False},
+    ):
+        assert ask(served, "/feedback", said).status == 202
+    served.close()
+    turns = {"text": [{"role": "user", "content": "write"}], "turns": asked[1], "again": again}
+
+    def rows(gives: str, **format: Any) -> dict[Any, Example]:
+        source = {"kind": "feedback", "path": str(tmp_path / "log"), "gives": gives, "layout": "chats"}
+        names = {"request": "request", "prompt": "input", "time": "at"}
+        dataset = Dataset.model_validate({"source": source | names, "format": format})
+        read = [one for one in dataset.source.read(dataset.source.pin(), 10_000) if isinstance(one, Row)]
+        examples = {row.values["request"]: dataset.format.example(row.values) for row in read}
+        assert all(isinstance(one, Example) for one in examples.values())
+        return cast("dict[Any, Example]", examples)
+
+    corrected = rows("corrections", kind="chat", messages="messages")
+    assert [[json.loads(part) for part in one.parts] for one in corrected.values()] == [
+        [None, *asked[1], {"role": "assistant", "content": "done"}]
+    ]
+    answers = {"layout": "chats", "prompt": "input"}
+    thumbs = rows("thumbs", kind="thumb", answer="answer", label="thumb", **answers)
+    assert {id: [json.loads(part) for part in one.parts[1:]] for id, one in thumbs.items()} == turns
+    assert {id: cast("Any", one.target)["wanted"] for id, one in thumbs.items()} == {
+        "text": True,
+        "turns": False,
+        "again": False,
+    }
+    pairs = rows("pairs", kind="preference", chosen="chosen", rejected="rejected", **answers)
+    assert {id: (one.parts[0], json.loads(one.parts[-1])) for id, one in pairs.items()} == {
+        "turns": ("done", asked[1][-1])
+    }
 
 
 def test_feedback_needs_a_log(serve: Any) -> None:

@@ -20,7 +20,7 @@ from ftlib.data.sources.files import Files
 from ftlib.errors import DataError, IntegrityError, StorageError, TransientError
 from ftlib.storage import Place, open_objects, open_store, patience
 from ftlib.storage import s3 as s3_module
-from ftlib.storage.filesystems import filesystem_of
+from ftlib.storage.gcs import GcsBucket
 from ftlib.storage.model_folders import fetch_folder, put_folder
 from ftlib.storage.store import Store
 from tests.ftlib.conftest import BUCKETS, bucket_place, bucket_store, connection_string
@@ -121,28 +121,6 @@ class TestWhatOthersWrote:
         assert open_store(place).list("many") == ["0/", "1/", "2/", "3/"]
 
 
-class TestFilesystems:
-    def test_they_see_what_another_just_wrote_and_share_nothing(self, place: Place) -> None:
-        filesystem, path = filesystem_of(place)
-        store = open_store(place)
-        store.create("a", b"1")
-        assert [name.rpartition("/")[2] for name in filesystem.ls(path, detail=False)] == ["a"]
-        store.create("b", b"22")
-        assert filesystem.exists(f"{path}/b")
-        assert sorted(name.rpartition("/")[2] for name in filesystem.ls(path, detail=False)) == ["a", "b"]
-        assert filesystem.cat_file(f"{path}/b") == b"22"
-        assert filesystem_of(place)[0] is not filesystem
-
-    def test_pyarrow_reads_and_writes_by_them(self, place: Place) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        filesystem, path = filesystem_of(place)
-        table = pa.table({"text": ["x", "y"]})
-        pq.write_table(table, f"{path}/t.parquet", filesystem=filesystem)
-        assert pq.read_table(f"{path}/t.parquet", filesystem=filesystem).equals(table)
-
-
 def test_a_forked_process_and_its_parent_go_on(kind: str, request: pytest.FixtureRequest) -> None:
     """A store that was used before: two processes that read from one connection would get each other's answers."""
     store = bucket_store(kind, request)
@@ -232,9 +210,8 @@ class TestNothingIsRight:
     ) -> None:
         monkeypatch.setitem(sys.modules, package, None)
         monkeypatch.setitem(sys.modules, f"{package}.core", None)
-        for call in (lambda: open_store(Place.parse(uri)).read("a"), lambda: filesystem_of(Place.parse(uri))):
-            with pytest.raises(StorageError, match=rf"needs the package {package}.*reglage\[{extra}\]"):
-                call()
+        with pytest.raises(StorageError, match=rf"needs the package {package}.*reglage\[{extra}\]"):
+            open_store(Place.parse(uri)).read("a")
 
     @pytest.mark.parametrize(
         ("uri", "says"),
@@ -467,7 +444,5 @@ class TestGcs:
 
     def test_its_own_filesystem_asks_no_other_service(self, gcs: GcsServer) -> None:
         """gcsfs asks a gRPC endpoint for the bucket's kind before anything else, and waits 60 s where none listens."""
-        filesystem, path = filesystem_of(Place.parse("gs://rows/p"))
-        assert type(filesystem).__module__ == "gcsfs.core"
-        gcs.put("rows", "p/a", b"x")
-        assert filesystem.cat_file(f"{path}/a") == b"x"
+        filesystem = GcsBucket("rows").connected()
+        assert type(filesystem).__mro__[1].__module__ == "gcsfs.core"

@@ -3,21 +3,39 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 
 import ftlib.storage.s3 as s3_module
+from ftlib.data.passes.exchange import StoredExchange
 from ftlib.errors import RecipeError, StorageError
+from ftlib.recipe.file import load_recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.versions import Manifest, file_of
 from ftlib.storage import Place, S3Store, open_store
-from ftlib.storage.encryption import KMS_KEY, ask_for, asked_key, environment
+from ftlib.storage.encryption import KMS_KEY, asked_key, check_one_key, environment
 from ftlib.storage.s3_errors import meaning
+from ftlib.training.checkpoints.run_place import attempt_of
+from ftlib.training.compute import Compute
+from ftlib.training.plan import GroupPlan
+from ftlib.workspace import overwrite
 from tests.ftlib.storage.fault_proxy import Answer, Call, FaultProxy, Send
 
 ARN = "arn:aws:kms:us-east-1:000000000000:key/3a1f2c4d-0000-4000-8000-000000000001"
+
+
+class Planned(GroupPlan):
+    """The least that a group of workers is told."""
+
+    compute: Compute = Compute()
+
+    @property
+    def what(self) -> str:
+        return "a test"
 
 
 @pytest.fixture
@@ -107,24 +125,45 @@ def test_an_absent_disabled_or_denied_key_is_one_line_with_its_remedy(code: str,
 
 def test_two_different_keys_and_what_is_no_key_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(KMS_KEY, "alias/one")
-    ask_for("alias/one")
-    ask_for(None)
+    check_one_key("alias/one")
+    check_one_key(None)
     with pytest.raises(RecipeError, match="the recipe asks for 'alias/two', and REGLAGE_KMS_KEY for 'alias/one'"):
-        ask_for("alias/two")
-    assert os.environ[KMS_KEY] == "alias/one"
+        check_one_key("alias/two")
     monkeypatch.setenv(KMS_KEY, "no key at all")
     with pytest.raises(StorageError, match="is no KMS key"):
         asked_key()
 
 
-def test_a_recipes_key_does_not_stick_to_the_next_recipe_of_the_process(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "environ", {})
-    for key in ("alias/one", "alias/two", None, "alias/two", "alias/two"):
-        ask_for(key)
-        assert asked_key() == key
-    ask_for(None)
-    assert os.environ == {}
-    os.environ[KMS_KEY] = "alias/mine"  # a person's stays
-    ask_for("alias/mine")
-    ask_for(None)
-    assert asked_key() == "alias/mine"
+def test_two_recipes_of_one_process_write_with_their_own_keys_whichever_was_read_last(
+    bucket, s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both have one work place and one registry, and write in turns: stages, attempts, exchanges, versions."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    monkeypatch.setenv("REGLAGE_CACHE", str(tmp_path / "cache"))
+    to = f"publish.to={{kind: s3, bucket: {bucket.name}, prefix: registry}}"
+    asked = {"one": "alias/one", "two": "alias/two", "none": None}
+    recipes = {
+        name: load_recipe(
+            "recipes/quickstart.yaml", [to, f"name={name}", *([f"encryption.kms_key={key}"] if key else [])]
+        )
+        for name, key in asked.items()
+    }
+    works = {name: recipe.work_place(f"s3://{bucket.name}/work") for name, recipe in recipes.items()}
+    for name, recipe in recipes.items():
+        work = deepcopy(works[name])  # as Prefect and Ray hand it on
+        overwrite(work, f"runs/{name}/page", b"rows")
+        plan = Planned(fingerprint="0" * 16, run=attempt_of(work, name, tmp_path), kms_key=work.place.kms_key)
+        again = Planned.model_validate_json(plan.model_dump_json())
+        again.place.write(name, b"1")
+        again.place.lasting.below(name).write(name, b"1")
+        exchange = deepcopy(StoredExchange(tmp_path, work.place, f"exchange/{name}"))
+        exchange.write_array("codes", np.zeros(3))
+        assert recipe.registry_store().create(f"models/{name}", b"1")
+    seen: dict[str, set[str | None]] = {}
+    for key, _, used in every_object(bucket):
+        for name in asked:
+            if f"/{name}" in key:
+                seen.setdefault(name, set()).add(used)
+    assert seen == {name: {key} for name, key in asked.items()}
+    assert KMS_KEY not in os.environ
+    assert environment("alias/one") == {KMS_KEY: "alias/one"}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
 
-from ftlib.data.formats.chat import chat_example
+from ftlib.data.formats.chat import Chat, chat_example
 from ftlib.data.formats.preference import Preference
 from ftlib.data.formats.thumb import Thumb
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Dropped, Example
 from ftlib.testing import tiny_chat_tokenizer, tiny_lm_tokenizer
+from tests.ftlib.data.formats.test_chat import TOOLS
 
 PAIR = Preference(prompt="p", chosen="c", rejected="r", max_tokens=40)
 CHATS = Preference(prompt="p", chosen="c", rejected="r", layout="chats", max_tokens=60)
@@ -132,3 +134,62 @@ def test_a_layout_has_no_fields_of_the_other() -> None:
         Preference(prompt="p", chosen="c", rejected="r", template="chatml")
     with pytest.raises(ValidationError, match="the template puts chats together; remove them"):
         Thumb(prompt="p", answer="a", label="l", layout="chats", prefix="Answer: ")
+
+
+def test_tools_and_their_calls_are_written_as_in_a_chat_that_is_learnt() -> None:
+    """Each answer's tokens are those that format `chat` makes of the same turns, tools included."""
+    tokenizer = tiny_chat_tokenizer(TOOLS)
+    tool = {"type": "function", "function": {"name": "track", "parameters": {"type": "object"}}}
+    calls = [{"type": "function", "id": "c1", "function": {"name": "track", "arguments": '{"parcel": 7}'}}]
+    asks, says = {"role": "assistant", "content": None, "tool_calls": calls}, answer("in the depot")
+    earlier = [*ASKED, asks, {"role": "tool", "content": '{"place": "depot"}', "tool_call_id": "c1"}]
+    pair = Preference(prompt="p", chosen="c", rejected="r", layout="chats", tools="t", max_tokens=500)
+    thumb = Thumb(prompt="p", answer="c", label="l", layout="chats", tools="t", max_tokens=500)
+    chat = Chat(messages="m", tools="t", max_tokens=500)
+
+    def pieces(format: Any, values: dict[str, Any]) -> Any:
+        example = format.example(values)
+        assert isinstance(example, Example), example
+        (encoded,) = format.encode([example], Processor.of(tokenizer))
+        assert encoded.pieces, encoded.dropped
+        return encoded.pieces[0]
+
+    for tools in ([tool], json.dumps([tool]), None):
+        rows = ((ASKED, asks, says), (ASKED, [*ASKED, says], asks), (earlier, says, answer("no")))
+        for prompt, chosen, rejected in rows:
+            turns = {"p": prompt, "c": chosen, "r": rejected, "t": tools, "l": True}
+            one, judged = pieces(pair, turns), pieces(thumb, turns)
+            first, start, second, end = one.target["places"]
+            for ids, place, given in ((one.ids[:start], first, chosen), (one.ids[start:end], second - start, rejected)):
+                last = given[-1] if isinstance(given, list) else given
+                whole = pieces(chat, {"m": [*prompt, last], "t": tools})
+                assert whole.ids[: len(ids)] == ids
+                assert whole.target["places"][-2:] == [place, len(ids)]
+            assert (judged.ids, judged.target["places"]) == (one.ids[:start], [first, start])
+    said = tokenizer.decode(pieces(pair, {"p": ASKED, "c": asks, "r": "no", "t": [tool]}).ids).replace(" ", "")
+    assert '"name":"track","parameters"' in said
+    assert 'calltrack{"parcel":7}[SEP]' in said
+
+
+def test_tools_that_are_none_or_have_no_place_are_said() -> None:
+    pair = Preference(prompt="p", chosen="c", rejected="r", layout="chats", tools="t")
+    assert pair.columns == ("p", "c", "r", "t")
+    assert Thumb(prompt="p", answer="a", label="l", layout="chats", tools="t").columns == ("p", "a", "l", "t")
+    assert pair.example({"p": ASKED, "c": "a", "r": "b", "t": "no tools"}) == Dropped("tools_not_a_list")
+    calls = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "track", "arguments": {}}}]}
+    example = pair.example({"p": ASKED, "c": calls, "r": "b"})
+    assert isinstance(example, Example)
+    (encoded,) = pair.encode([example], Processor.of(tiny_chat_tokenizer()))  # a template that knows no calls
+    assert encoded.dropped == Dropped("turn_not_rendered", "the tool 'track' is not in what the template writes")
+    with pytest.raises(
+        ValidationError, match="tools are told by a chat template, got layout: texts; set layout: chats"
+    ):
+        Preference(prompt="p", chosen="c", rejected="r", tools="t")
+
+
+def test_a_text_that_looks_like_a_turn_is_a_text() -> None:
+    example = CHATS.example({"p": ASKED, "c": '{"place": 7}', "r": "{"})
+    assert isinstance(example, Example)
+    (encoded,) = CHATS.encode([example], Processor.of(tokenizer := tiny_chat_tokenizer()))
+    first, start, *_ = cast("Any", encoded.pieces[0].target)["places"]
+    assert "place" in tokenizer.decode(encoded.pieces[0].ids[first:start])

@@ -144,6 +144,46 @@ def test_what_serve_logs_is_a_log_of_feedback(tmp_path: Path) -> None:
     assert [(row["chosen"], row["rejected"]) for row in found["pairs"]] == [("say 1", "said 1")]
 
 
+def test_prompts_of_chats_are_turns_however_they_are_written(tmp_path: Path) -> None:
+    """Answers to one chat are found by it: turns, the same in JSON, other words for roles, or the user's one text."""
+    user = {"role": "user", "content": "Say it."}
+    lines = [
+        line(1, thumb=True, prompt=[user]),
+        line(2, thumb=False, prompt=json.dumps([user])),
+        line(3, thumb=False, prompt=[{"from": "human", "value": "Say it.", "name": None}]),
+        line(4, thumb=False, prompt="Say it.", correction="it"),
+        line(
+            5,
+            thumb=True,
+            prompt=[{"role": "user", "content": "Say."}],
+            correction={"role": "assistant", "content": "x"},
+        ),
+        line(6, thumb=True, prompt=[{"role": "nobody"}], correction="x"),
+    ]
+    path = log(tmp_path / "log.jsonl", lines)
+    pairs, _, _ = read(path, "pairs", layout="chats")
+    assert {row.values["request_id"] for row in pairs} == {"1>2", "1>3", 4, 5, 6}
+    assert all(row.values["prompt"] == [user] for row in pairs[:3] if row.values["request_id"] != 5)
+    corrected = {
+        row.values["request_id"]: row.values["messages"] for row in read(path, "corrections", layout="chats")[0]
+    }
+    assert corrected == {
+        4: [user, {"role": "assistant", "content": "it"}],
+        5: [{"role": "user", "content": "Say."}, {"role": "assistant", "content": "x"}],
+        6: [{"role": "nobody"}, {"role": "assistant", "content": "x"}],  # the format says what is wrong with it
+    }
+
+
+@pytest.mark.parametrize("prompt", [[{"role": "user", "content": "q"}], '[{"role": "user", "content": "q"}]'])
+def test_a_chat_is_not_taken_for_a_text(tmp_path: Path, prompt: Any) -> None:
+    path = log(tmp_path / "log.jsonl", [line(1, thumb=True), line(2, thumb=True) | {"prompt": prompt}])
+    with pytest.raises(
+        DataError, match=r"log.jsonl line 2: 'prompt' holds the turns of a chat.*set source.layout: chats"
+    ):
+        read(path, "thumbs")
+    assert len(read(log(path, [line(1, '["a list"] of words', thumb=True)]), "thumbs")[0]) == 1
+
+
 def test_parquet_says_what_jsonl_says(tmp_path: Path) -> None:
     lines = [line(i, f"p{i // 2}", thumb=i % 2 == 0, time=i) for i in range(6)]
     parquet.write_table(pa.Table.from_pylist(lines), tmp_path / "log.parquet")
@@ -266,6 +306,10 @@ def test_what_is_held_out_of_one_kind_of_rows_no_other_learns(tmp_path: Path) ->
     [
         ("datasets.pairs.split={test: 0.15}", r"pairs\.split: by 'random', .* give it `by: group, column: prompt`"),
         ("datasets.thumbs.split.test=0.3", r"thumbs: split and key are not those of 'corrections', .* give both the s"),
+        (
+            "datasets.pairs.format.layout=texts",
+            "pairs.format: 'preference' reads texts, and the source's prompts are turns",
+        ),
         ("datasets.thumbs.key=null", r"thumbs: split and key are not those of 'corrections'"),
     ],
 )

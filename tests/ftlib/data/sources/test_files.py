@@ -15,7 +15,6 @@ from ftlib.data.rows import Row
 from ftlib.data.sources.files import Files
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.storage import objects
-from ftlib.storage.s3_client import S3Client
 from ftlib.testing import write_jsonl
 
 
@@ -373,14 +372,14 @@ def test_an_object_that_changes_is_never_mixed(bucket: Any, s3: Any, monkeypatch
     (pinned,) = source.pin()
     assert pinned.sha256 == hashlib.sha256(old).hexdigest()
     assert len(list(source.read((pinned,), 100))) == 500
-    real, asked = S3Client.read, itertools.count()
+    real, asked = objects.ask, itertools.count()
 
-    def read(client: S3Client, what: str, **arguments: str) -> bytes:
+    def ask(filesystem: Any, request: Any) -> Any:
         if next(asked) == 3:
             bucket.put_object(Key="rows.jsonl", Body=new)
-        return real(client, what, **arguments)
+        return real(filesystem, request)
 
-    monkeypatch.setattr(S3Client, "read", read)
+    monkeypatch.setattr(objects, "ask", ask)
     with pytest.raises(DataError, match=r"s3://.*rows\.jsonl changed or vanished while it was read"):
         list(source.read((pinned,), 100))
     with pytest.raises(DataError, match="changed or vanished"):

@@ -1,8 +1,4 @@
-"""fsspec's filesystem of a place, for programs around Réglage whose libraries read files themselves, as pyarrow does.
-
-No stage of ours reads by it. What decides anything, and what must be verified as it is moved, goes by `open_store` and
-`open_objects`.
-"""
+"""fsspec's filesystem of a place, whose own file methods the benchmark compares with ours."""
 
 from __future__ import annotations
 
