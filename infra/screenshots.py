@@ -10,6 +10,7 @@ import argparse
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,21 @@ FLOWS = {
     "interpolate": "flows.interpolate.interpolate",
     "promote": "flows.promote.promote",
     "rollback": "flows.promote.rollback",
+    "search": "flows.search.search",
+    "monitor": "flows.monitor.monitor",
 }
-RECIPES = ["recipes/tickets.yaml", "recipes/tickets_quick.yaml"]
+RECIPES = ["recipes/tickets.yaml", "recipes/tickets_quick.yaml", "recipes/tickets_search.yaml"]
+SEARCH = """
+search:
+  space:
+    phases.tune.optimizer.learning_rate: {kind: log_uniform, low: 1.0e-5, high: 1.0e-1}
+  trials: 4
+"""
 LISTS = {"Models", "Checkpoints"}
 
 
 def write_project(folder: Path) -> None:
-    """Write a model, rows, and two recipes: one that trains for a minute, one for a second."""
+    """Write a model, rows, and recipes: one that trains for a minute, one for a second, and one that searches."""
     from ftlib.testing import tiny_recipe
 
     data = folder / "data"
@@ -54,7 +64,32 @@ def write_project(folder: Path) -> None:
     long = text.replace("epochs: 1,", "epochs: 600,").replace("workers: 0", "workers: 1")
     (folder / RECIPES[0]).write_text(long, encoding="utf-8")
     quick = text.replace("name: tickets\n", "name: tickets_quick\n")
-    (folder / RECIPES[1]).write_text(quick, encoding="utf-8")
+    (folder / RECIPES[1]).write_text(f"{quick}monitor: {{log: {{place: log}}}}\n", encoding="utf-8")
+    searched = text.replace("name: tickets\n", "name: tickets_search\n").replace("ticket-router", "ticket-search")
+    (folder / RECIPES[2]).write_text(searched + SEARCH, encoding="utf-8")
+
+
+def write_log(project: Path, model: str) -> int:
+    """Let the version in place answer longer questions than it was made with; return its number."""
+    from ftlib.registry import ModelRegistry
+    from ftlib.storage import LocalStore
+    from ftlib.testing import LABELS
+
+    entry = ModelRegistry(LocalStore(project / "registry")).alias(model, "champion")
+    assert entry is not None
+    chance, version, now = random.Random(0), entry.version, datetime.now(UTC).isoformat()
+    kinds: dict[str, list[str]] = {"answers": [], "labels": []}
+    for i in range(2000):
+        said, length = chance.choice(LABELS), chance.randint(80, 200)
+        measures = {"length": length, "tokens": length // 4, "unknown": 0}
+        about = {"request": f"r{i}", "at": now}
+        answer = {**about, "name": model, "version": version, "label": said, "probability": 0.8, "measures": measures}
+        kinds["answers"].append(json.dumps(answer))
+        kinds["labels"].append(json.dumps({**about, "label": said if chance.random() < 0.9 else LABELS[0]}))
+    for kind, lines in kinds.items():
+        (project / "log" / kind).mkdir(parents=True, exist_ok=True)
+        (project / "log" / kind / "monday.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return version
 
 
 @contextmanager
@@ -257,6 +292,11 @@ class Photographer:
             }})()"""
         )
 
+    def tick(self, label: str) -> None:
+        """Set the switch or the box below a label."""
+        self._mark(label, "button[role=checkbox], button[role=switch], input[type=checkbox]", 0)
+        self.page.run("document.querySelector('[data-asked]').click()")
+
     def choose(self, now: str, then: str) -> None:
         """Choose from a list that shows `now`."""
         self.page.click(now, "[role=combobox], button")
@@ -388,6 +428,47 @@ def promoted(person: Photographer) -> None:
     person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
 
 
+def searched(person: Photographer) -> None:
+    """Try a few rates from the form, and look at what mattered."""
+    person.form("search")
+    person.choose(RECIPES[0], RECIPES[2])
+    person.picture("search-form", 1300)
+    person.page.size(WIDTH, 2700)
+    run = person.submit()
+    ended = wait_for_state(run, "COMPLETED")
+    person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+    person.artifact(wait_for_artifact(run, "search-tickets-search"))
+    person.picture("search", 1300)
+
+
+def monitored(person: Photographer) -> None:
+    """Let the version in place answer, and look at how it does."""
+    version = write_log(person.project, "ticket-router")
+    person.say(f"ticket-router@{version} has answered")
+    person.form("monitor")
+    person.choose(RECIPES[0], RECIPES[1])
+    run = person.submit()
+    ended = wait_for_state(run, "COMPLETED")
+    person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+    person.artifact(wait_for_artifact(run, "monitor-ticket-router"))
+    person.picture("monitor", 1300)
+
+
+def rolled_back(person: Photographer) -> None:
+    """Promote the other version and go back: what a person does when an alarm comes."""
+    for form in ("promote", "rollback"):
+        person.form(form)
+        person.fill("Model", "ticket-router")
+        if form == "promote":
+            person.fill("Version", "1")
+        person.tick("Approve")
+        if form == "rollback":
+            person.picture(form, 1060)
+        person.page.size(WIDTH, 2700)
+        ended = wait_for_state(person.submit(), "COMPLETED")
+        person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
+
+
 def main() -> None:
     """Take every picture."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -398,7 +479,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with installation(folder) as pages, chromium(folder / "chromium") as page:
         person = Photographer(page, pages, folder / "project", asked.out.absolute())
-        for step in (finetuned, retrained, measured, merged, promoted):
+        for step in (finetuned, retrained, measured, merged, promoted, searched, monitored, rolled_back):
             step(person)
 
 
