@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,10 +133,15 @@ class Installation(Up):
         """Return the run's state as its page has it."""
         return self.api.get(f"/flow_runs/{run}").json()["state"]
 
-    def stage(self) -> str | None:
-        """Return the stage that some run is in just now, by the folder that it fills."""
-        making = (self.home / "work" / "stages").glob("*/*.work")
-        return next((folder.parent.name for folder in making), None)
+    def fills(self, stage: str, since: float) -> bool:
+        """Say whether a run has put something into a folder of this stage since then, and is not done.
+
+        One that was cancelled leaves its folder as it was.
+        """
+        making = (self.home / "work" / "stages" / stage).glob("*.work")
+        with suppress(FileNotFoundError):
+            return any(path.stat().st_mtime > since for at in making for path in (at, *at.rglob("*")))
+        return False
 
     def registry(self) -> list[tuple[str, int]]:
         """Return what is published: every file of versions and aliases, with its time of change.
@@ -226,9 +231,9 @@ def said(measured: T) -> T:
 
 def cancelled(here: Installation, recipe: str, stage: str) -> dict[str, object]:
     """Cancel a run in a stage; say when it was over, and what it had left."""
-    before = here.registry()
+    before, pressed = here.registry(), time.time()
     run = here.press_run(recipe)
-    waited(f"stage {stage}", lambda: here.stage() == stage)
+    waited(f"stage {stage}", lambda: here.fills(stage, pressed))
     began = time.monotonic()
     here.press_cancel(run)
     waited("no process", lambda: run not in running_flows())
@@ -247,8 +252,9 @@ def cancelled(here: Installation, recipe: str, stage: str) -> dict[str, object]:
 
 def killed(here: Installation, recipe: str) -> float:
     """Kill a run that trains, and say after how many seconds its page says that it crashed; cancel what follows."""
+    pressed = time.time()
     run = here.press_run(recipe)
-    waited("stage train", lambda: here.stage() == "train" and running_flows().get(run))
+    waited("stage train", lambda: here.fills("train", pressed) and running_flows().get(run))
     began = time.monotonic()
     kill(running_flows()[run])
     waited("Crashed", lambda: _crashed(here, run))

@@ -40,6 +40,8 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
 )
 """Of one run, in this order: what it goes on after, then what it is Crashed by and run again, twice at most."""
 HEAD = ("ray head",)
+JUST = 20.0
+"""Seconds: a training writes a checkpoint every 2, on a busy machine more rarely."""
 
 
 class Standing:
@@ -119,8 +121,8 @@ class Standing:
             return -1
 
     def trains(self, run: str) -> bool:
-        """Say whether it has a process, and a training fills its folder."""
-        return bool(running_flows().get(run)) and self.here.stage() == "train"
+        """Say whether it has a process, and a training has just put something into its folder."""
+        return bool(running_flows().get(run)) and self.here.fills("train", time.time() - JUST)
 
 
 def struck(one: Standing, run: str, what: Sequence[str]) -> dict[str, object]:
