@@ -134,7 +134,9 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if places:
         check_prompts(r, prepared, model.form, _positions(model.folder))
     check_writing(r, prepared, lambda: _positions(model.folder, 0 if model.base else places))
-    companions = {phase: dict(models) for phase, models in given.companions.items()}
+    companions: dict[str, dict[str, FoundModel | Checkpoint]] = {
+        phase: dict(models) for phase, models in given.companions.items()
+    }
     return Data(
         model=model,
         companions=companions,
