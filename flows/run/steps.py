@@ -135,7 +135,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
         check_prompts(r, prepared, model.form, _positions(model.folder))
     check_writing(r, prepared, lambda: _positions(model.folder, 0 if model.base else places))
     companions: dict[str, dict[str, FoundModel | Checkpoint]] = {
-        phase: {**models} for phase, models in given.companions.items()
+        phase: dict(models) for phase, models in given.companions.items()
     }
     return Data(
         model=model,

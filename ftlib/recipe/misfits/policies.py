@@ -57,12 +57,9 @@ def _way_misfits(recipe: RecipeParts, phase: Phase, kind: str) -> Iterator[str]:
 def _judge_misfits(recipe: RecipeParts, phase: Phase) -> Iterator[str]:
     """Say which companion that is to give a reward is no reward model, and which policy would start from one."""
     where = f"phases[{phase.name}]"
+    scores = getattr(phase.objective, "companions_answer", None)
     earlier = {one.name: one for one in recipe.phases[: recipe.phases.index(phase)]}
-    made = [
-        name
-        for name, one in earlier.items()
-        if one.objective.needs == getattr(phase.objective, "companions_answer", None)
-    ]
+    made = [name for name, one in earlier.items() if one.objective.needs == scores]
     for name, companion in phase.companions.items():
         if companion.phase == "base" or (companion.phase in earlier and companion.phase not in made):
             yield (
