@@ -474,7 +474,7 @@ def test_who_finds_its_files_deleted_by_the_one_that_was_first_ends(place: str) 
 def test_a_result_that_is_there_counts_whatever_another_machine_left(tmp_path: Path) -> None:
     (tmp_path / worker.RESULT).write_text('{"steps": 3}')
     (tmp_path / worker.FAILURE).write_text('{"kind": "Interrupted", "message": "stopped on request"}')
-    assert worker.outcome(Mock(run=str(tmp_path))) == {"steps": 3}
+    assert worker.outcome(Mock(place=RunPlace(str(tmp_path)))) == {"steps": 3}
     assert not (tmp_path / worker.FAILURE).exists()
 
 
