@@ -39,7 +39,7 @@ TOGETHER: tuple[tuple[str, ...], ...] = (
     ("flow", "worker", "server"),
 )
 """Of one run, in this order: what it goes on after, then what it is Crashed by and run again, twice at most."""
-HEAD = ("ray head",)
+HEAD, RAY = ("ray head",), ("/gcs_server", "/raylet")
 JUST = 20.0
 """Seconds: a training writes a checkpoint every 2, on a busy machine more rarely."""
 
@@ -64,13 +64,18 @@ class Standing:
         if what == "flow":
             victims = flows
         elif what == "ray head":
-            victims = [one for one in flows if _line(one.pid)[0].endswith(("/gcs_server", "/raylet"))]
+            victims = self.ray_head(run)
         else:
             service = self.state.read().services[what].process
             victims = [service] if service else []
         if not victims:
             raise RuntimeError(f"there is no {what} to kill")
         kill(victims)
+
+    def ray_head(self, run: str) -> list[Process]:
+        """Return the processes of the Ray that a run started for itself; of a probe's training there are none yet."""
+        ours = running_flows().get(run, [])
+        return [one for one in ours if _line(one.pid)[0].endswith(RAY)]
 
     def _kill_database(self) -> None:
         assert self.database
@@ -127,7 +132,7 @@ class Standing:
 
 def struck(one: Standing, run: str, what: Sequence[str]) -> dict[str, object]:
     """Kill these together while a run trains; say what became of the run."""
-    waited("a training", lambda: one.trains(run) and one.up())
+    waited("a training", lambda: one.trains(run) and one.up() and (what != HEAD or len(one.ray_head(run)) == len(RAY)))
     crashes, begun = one.crashed(run), time.monotonic()
     ends = "flow" in what or what == HEAD
     for part in what:
@@ -190,12 +195,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--postgres", action="store_true", help="PostgreSQL behind Prefect, else SQLite")
     parser.add_argument("--no-ray", action="store_true", help="leave Ray's head out")
+    parser.add_argument("--only-ray", action="store_true", help="kill Ray's head alone, then start two at once")
     args = parser.parse_args()
     with standing(args.postgres) as one:
-        strikes = [what for what in TOGETHER if args.postgres or "database" not in what]
-        run = one.here.press_run("few_long")
-        rows = [struck(one, run, what) for what in strikes]
-        cancels = [ended(one, run)]
+        rows: list[dict[str, object]] = []
+        cancels: list[dict[str, object]] = []
+        if not args.only_ray:
+            run = one.here.press_run("few_long")
+            rows += [struck(one, run, what) for what in TOGETHER if args.postgres or "database" not in what]
+            cancels.append(ended(one, run))
         if not args.no_ray:
             run = one.here.press_run("few_long_on_ray")
             rows.append(struck(one, run, HEAD))

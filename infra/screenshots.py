@@ -61,7 +61,7 @@ def write_project(folder: Path) -> None:
         .replace("name: tiny\n", "name: tickets\n")
     )
     text = text.replace("tiny-router", "ticket-router") + "retrain: {approval: by_hand}\n"
-    long = text.replace("epochs: 1,", "epochs: 600,").replace("workers: 0", "workers: 1")
+    long = text.replace("epochs: 1,", "epochs: 200,").replace("workers: 0", "workers: 1")
     (folder / RECIPES[0]).write_text(long, encoding="utf-8")
     quick = text.replace("name: tickets\n", "name: tickets_quick\n")
     (folder / RECIPES[1]).write_text(f"{quick}monitor: {{log: {{place: log}}}}\n", encoding="utf-8")
