@@ -164,7 +164,7 @@ def _hub_datasets(recipe: Recipe) -> list[str]:
 
 
 def _tags(recipe: Recipe, selection: Selection) -> list[str]:
-    tunings = {phase.tuning.kind.replace("_", "-") for phase in recipe.phases}
+    tunings = {phase.tuning.kind.replace("_", "-") for phase in recipe.chain}
     merged = {recipe.interpolation.kind.replace("_", "-")} if _is_merged(selection.chosen) else set[str]()
     return ["reglage", *sorted(tunings | merged)]
 
@@ -199,7 +199,8 @@ def _phase(phase: Phase, evidence: Evidence) -> str:
     parts = [f"`{name}`" if share == 1.0 else f"`{name}` ({share:.0%} of the {of})" for name, share in shares.items()]
     objectives = dict.fromkeys(phase.objective_of(evidence.recipe.datasets[name].task).kind for name in phase.parts)
     minimised = ", ".join(objectives).replace("_", " ")
-    trained = f"**{phase.name}**: {minimised} on {' and '.join(parts)}, {tuning}"
+    start = "from the base model again, " if phase.start else ""
+    trained = f"**{phase.name}**: {start}{minimised} on {' and '.join(parts)}, {tuning}"
     trained += "".join(
         _beside(phase, name, companion) for name, companion in evidence.companions.get(phase.name, {}).items()
     )

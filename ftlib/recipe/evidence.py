@@ -69,7 +69,7 @@ class Evidence(Config):
             return None
         if self.onto and end.base and end.base.weights == self.onto.weights:
             return end.base
-        began = next((phase.tuning for phase in self.recipe.phases if phase.tuning.leaves == "adapter"), None)
+        began = next((phase.tuning for phase in self.recipe.chain if phase.tuning.leaves == "adapter"), None)
         rounded = began.quantization if began else None
         model = self.model
         return model.base or Base(name=model.name, weights=model.weights, uri=model.uri, quantization=rounded)

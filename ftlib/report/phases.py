@@ -16,8 +16,8 @@ def learnt_in(recipe: Recipe) -> dict[str, str]:
 
     Evaluations whose dataset no phase trains on are left out.
     """
-    last = {dataset: phase.name for phase in recipe.phases for dataset in phase.parts}
-    order = [phase.name for phase in recipe.phases]
+    last = {dataset: phase.name for phase in recipe.chain for dataset in phase.parts}
+    order = [phase.name for phase in recipe.chain]
     learnt = {name: last[e.dataset] for name, e in recipe.evaluations.items() if e.dataset in last}
     return dict(sorted(learnt.items(), key=lambda item: order.index(item[1])))
 
@@ -39,7 +39,7 @@ def phases_section(
     learn from, in that order. `compared` are differences of the chosen one from where each was learnt, row by row.
     """
     learnt = learnt_in(recipe)
-    ends = [phase.name for phase in recipe.phases]
+    ends = [phase.name for phase in recipe.chain]
     earlier = [name for name, phase in learnt.items() if phase != ends[-1]]
     if not earlier:
         return None

@@ -20,7 +20,7 @@ def prune_misfits(recipe: RecipeParts) -> Iterator[str]:
             f"{these(recipe.training_datasets())}"
         )
     elif recipe.has_training_datasets and recipe.phases:
-        first, rows = recipe.kind(recipe.phases[0]), recipe.datasets[recipe.prune.dataset].format.yields
+        first, rows = recipe.kind(recipe.chain[0]), recipe.datasets[recipe.prune.dataset].format.yields
         if not one_model(first, rows):
             yield (
                 f"prune.dataset: rows of {recipe.prune.dataset!r} are {rows!r}, but the model that layers are removed "

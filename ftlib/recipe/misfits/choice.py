@@ -134,7 +134,7 @@ def interpolation_misfits(recipe: RecipeParts) -> Iterator[str]:
         last = recipe.phases[-1]
         solving = [] if recipe.tasks else _solving(last.objective.needs)
         head = " or ".join(f"{kind} phase" for kind in solving) or "phase that trains the head"
-        start = "the base model" if len(recipe.phases) == 1 else "a new head"
+        start = "the base model" if len(recipe.chain) == 1 else "a new head"
         yield (
             f"interpolation: {recipe.interpolation.kind!r} starts from weights whose head means something, but "
             f"phase {last.name!r} starts from {start}{f' of {these(filter(None, untrained))}' if recipe.tasks else ''}"

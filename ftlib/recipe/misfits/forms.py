@@ -51,7 +51,8 @@ def form_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
     yield from _over_adapter_misfits(recipe, start)
     if recipe.prune and start == "adapter":
         yield "prune: an adapter stands on all layers of its base; start from a dense model"
-    before, end = end_form(recipe, start, phases=-1), end_form(recipe, start)
+    anew = bool(recipe.phases and recipe.phases[-1].start)
+    before, end = start if anew else end_form(recipe, start, phases=-1), end_form(recipe, start)
     method = recipe.interpolation
     if (before, end) == ("adapter", "dense") and method.mixes:
         yield (
