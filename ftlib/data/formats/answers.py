@@ -95,6 +95,11 @@ class AnswerFormat(TextFormat, ABC):
 
     @property
     @override
+    def reads_turns(self) -> bool:
+        return self.layout == "chats"
+
+    @property
+    @override
     def prompting(self) -> Prompting | None:
         if self.layout == "chats":
             return None

@@ -82,6 +82,11 @@ class FormatBase(Config):
         return None
 
     @property
+    def reads_turns(self) -> bool:
+        """Say whether what is asked may be a list of turns."""
+        return False
+
+    @property
     def asked_as(self) -> BatchKind:
         """Return as rows of which kind a model that learnt from its rows is asked by users."""
         return self.yields

@@ -98,6 +98,11 @@ class Chat(TextFormat):
         own = (self.messages, self.instruction, self.input, self.output, self.system, self.tools)
         return (*filter(None, own), *self.slices)
 
+    @property
+    @override
+    def reads_turns(self) -> bool:
+        return self.messages is not None
+
     @override
     def chat_template(self, processor: Processor) -> ChatTemplate:
         return ChatTemplate(processor.tokenizer, self.template)

@@ -6,8 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from ftlib.config import BatchKind
+from pydantic import TypeAdapter
+
 from ftlib.data.conversations import holds_turns
+from ftlib.data.formats import Format
 from ftlib.data.guess.columns import Column, first_of, holds
 from ftlib.data.guess.record import Guess, LogRows
 from ftlib.data.guess.sample import LEAST, Sample
@@ -27,6 +29,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What the source's columns may be called, the first as it calls them itself."""
 _MOST_TOKENS = 512
+_FORMATS: TypeAdapter[Format] = TypeAdapter(Format)
 
 Rows = Mapping[str, Value]
 
@@ -103,7 +106,7 @@ def _corrections(log: _Log, requests: Sequence[Rows], policy: SplitPolicy) -> Lo
         return None
     texts = {"kind": "prompt_completion", "prompt": prompt, "completion": correction}
     chats = {"kind": "chat", "messages": "messages", "learn": "last"}
-    return _rows(log, "corrections", "chats" if log.chats else "completions", chats if log.chats else texts, len(rows))
+    return _rows(log, "corrections", chats if log.chats else texts, len(rows))
 
 
 def _thumbs(log: _Log, requests: Sequence[Rows], policy: SplitPolicy) -> LogRows | None:
@@ -114,29 +117,23 @@ def _thumbs(log: _Log, requests: Sequence[Rows], policy: SplitPolicy) -> LogRows
     if not _fits(policy, [one for one, _ in rows], ups, 2):
         return None
     layout = dict(zip(("prompt", "answer", "label"), columns, strict=True))
-    found = _rows(log, "thumbs", "judged", {"kind": "thumb", **layout} | _layout(log), len(rows))
+    found = _rows(log, "thumbs", {"kind": "thumb", **layout} | _layout(log), len(rows))
     return found.model_copy(update={"up": ups.count(True), "down": ups.count(False)})
 
 
 def _pairs(log: _Log) -> LogRows:
     layout = {"prompt": log.of("prompt"), "chosen": "chosen", "rejected": "rejected"}
-    return _rows(log, "pairs", "preferences", {"kind": "preference", **layout} | _layout(log), 0)
+    return _rows(log, "pairs", {"kind": "preference", **layout} | _layout(log), 0)
 
 
 def _layout(log: _Log) -> dict[str, Any]:
     return {"layout": "chats"} if log.chats else {}
 
 
-def _rows(
-    log: _Log,
-    gives: Literal["corrections", "thumbs", "pairs"],
-    kind: BatchKind,
-    layout: Mapping[str, Any],
-    count: int,
-) -> LogRows:
-    return LogRows(
-        gives=gives, kind=kind, format={**layout, "max_tokens": _MOST_TOKENS}, rows=count, key=log.of("request")
-    )
+def _rows(log: _Log, gives: Literal["corrections", "thumbs", "pairs"], named: Mapping[str, Any], count: int) -> LogRows:
+    format = {**named, "max_tokens": _MOST_TOKENS}
+    kind = _FORMATS.validate_python(format).yields
+    return LogRows(gives=gives, kind=kind, format=format, rows=count, key=log.of("request"))
 
 
 def _fits(policy: SplitPolicy, rows: Sequence[Rows], words: Sequence[object], kinds: int) -> bool:

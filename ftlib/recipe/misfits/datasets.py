@@ -40,7 +40,7 @@ def dataset_misfits(recipe: RecipeParts) -> Iterator[str]:
 def _chat_misfits(recipe: RecipeParts) -> Iterator[str]:
     """Say which formats of texts would be given chats."""
     for name, dataset in recipe.datasets.items():
-        if dataset.source.gives_chats and dataset.format.asked_as != "chats":
+        if dataset.source.gives_chats and not dataset.format.reads_turns:
             yield (
                 f"datasets.{name}.format: {dataset.format.kind!r} reads texts, and the source's prompts are turns of "
                 "chats; take format chat, or one with layout: chats"

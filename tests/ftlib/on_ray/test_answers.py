@@ -63,7 +63,7 @@ def test_a_plans_file_is_there_while_the_job_runs_and_no_longer(
 ) -> None:
     file, calls = tmp_path / "a plan.json", list[tuple[str, str, str, str]]()
 
-    def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
+    def run_job(entrypoint: str, name: str, what: str, compute: Compute, kms_key: str | None = None) -> None:
         calls.append((entrypoint, name, what, file.read_text()))
         if what == "fails":
             raise TransientError("lost")
@@ -87,7 +87,7 @@ def test_a_plan_crosses_a_bucket_and_what_its_job_makes_comes_back(
         path.parent.mkdir(parents=True, exist_ok=True)
     plan = json.dumps({"files": [str(path) for path in made], "says": f'a "{made[0]}" in words'})
 
-    def run_job(entrypoint: str, name: str, what: str, compute: Compute) -> None:
+    def run_job(entrypoint: str, name: str, what: str, compute: Compute, kms_key: str | None = None) -> None:
         with monkeypatch.context() as there:
             there.setenv("REGLAGE_CACHE", str(tmp_path / "there"))
             text, theirs = jobs.read_spec(shlex.split(entrypoint)[-1])
