@@ -1,6 +1,7 @@
 """What a run puts on its page in Prefect: texts, where its rows went, and at the end the report with its plots."""
 
 import base64
+import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from ftlib.report.report import Report
 from ftlib.stages.step import Step
 from ftlib.wording import dated
 
-LARGEST_MARKDOWN = 2_000_000
-"""Bytes; beyond that the plots are left out, since the page loads the whole artifact."""
+_BESIDE = 100_000
+"""Bytes of an event beside the text that it carries: whose it is, and what JSON adds."""
 
+_PLOT = re.compile(r"!\[(?P<text>[^\]]*)\]\((?P<file>[\w.-]+)\)")
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -104,16 +106,25 @@ def artifact_url(key: str) -> str | None:
 def inlined(page: Path) -> str:
     """Return a page's markdown with each plot beside it as a data URI, so that it needs no other file.
 
-    Plots are left out of a page that would be too large with them.
+    An artifact travels in an event of Prefect's, whose size is limited. Of a page that would be too large the largest
+    plots are left out, and it says so.
     """
     markdown = page.read_text(encoding="utf-8")
+    room = get_current_settings().server.events.maximum_size_bytes - _BESIDE - len(json.dumps(markdown))
+    plots: dict[str, str] = {}
+    for name in {match["file"] for match in _PLOT.finditer(markdown)}:
+        path = page.with_name(name)
+        if path.suffix in _TYPES and path.is_file():
+            plots[name] = f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    for name in sorted(plots, key=lambda name: len(plots[name])):
+        room -= len(plots[name]) * markdown.count(f"]({name})")
+        if room < 0:
+            del plots[name]
 
-    def data_uri(match: re.Match[str]) -> str:
-        path = page.with_name(match["file"])
-        if path.suffix not in _TYPES or not path.is_file():
-            return match[0]
-        encoded = base64.b64encode(path.read_bytes()).decode()
-        return f"![{match['text']}](data:{_TYPES[path.suffix]};base64,{encoded})"
+    def shown(match: re.Match[str]) -> str:
+        name, text = match["file"], match["text"]
+        if name in plots:
+            return f"![{text}]({plots[name]})"
+        return match[0] if not page.with_name(name).is_file() else f"*{text or name}: too large for this page.*"
 
-    whole = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[\w.-]+)\)", data_uri, markdown)
-    return whole if len(whole) <= LARGEST_MARKDOWN else markdown
+    return _PLOT.sub(shown, markdown)
