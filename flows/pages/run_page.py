@@ -23,8 +23,8 @@ from ftlib.report.report import Report
 from ftlib.stages.step import Step
 from ftlib.wording import dated
 
-LARGEST_MARKDOWN = 2_000_000
-"""Bytes; beyond that the plots are left out, since the page loads the whole artifact."""
+LARGEST_MARKDOWN = 1_200_000
+"""Bytes; beyond that the plots are left out: Prefect fails a run whose artifact makes an event of over 1,500,000."""
 
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -116,4 +116,4 @@ def inlined(page: Path) -> str:
         return f"![{match['text']}](data:{_TYPES[path.suffix]};base64,{encoded})"
 
     whole = re.sub(r"!\[(?P<text>[^\]]*)\]\((?P<file>[\w.-]+)\)", data_uri, markdown)
-    return whole if len(whole) <= LARGEST_MARKDOWN else markdown
+    return whole if len(whole.encode()) <= LARGEST_MARKDOWN else markdown
