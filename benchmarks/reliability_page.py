@@ -86,7 +86,8 @@ def page(text: str, kills: Sequence[Kill]) -> str:
     """Return the page with its table made anew. Raises ValueError where it has no place for one."""
     load = f"{min(kill.load for kill in kills):g} to {max(kill.load for kill in kills):g}" if kills else "none"
     broken = [f"- {kill.at}: {kill}" for kill in kills if kill.broken]
-    said = f"{len(kills)} kills, {kills[0].at[:10]} to {kills[-1].at[:10]}, at load {load}." if kills else "None yet."
+    days = [*dict.fromkeys(kill.at[:10] for kill in (*kills[:1], *kills[-1:]))]
+    said = f"{len(kills)} kills, {' to '.join(days)}, at load {load}." if kills else "None yet."
     parts = [said, table(kills), *(["\n".join(broken)] if broken else [])]
     return between(text, BEGIN, END, "\n\n".join(parts))
 
