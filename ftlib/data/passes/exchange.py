@@ -136,10 +136,10 @@ class StoredExchange(Exchange):
     def _opened(self) -> Store:
         """Return the store; a call in another process opens its own, and has a folder of its own."""
         if self._pid != os.getpid():
-            self._pid = os.getpid()
             self._store = open_store(self._place)
             self._own = tempfile.TemporaryDirectory(prefix="reglage-rows-")
             self.folder = Path(self._own.name)
+            self._pid = os.getpid()
         return self._store
 
     @contextmanager

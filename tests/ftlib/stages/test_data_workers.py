@@ -29,6 +29,7 @@ from ftlib.stages import ingest as ingest_stage
 from ftlib.stages import preprocess as preprocess_stage
 from ftlib.stages.ingest import IngestJob
 from ftlib.stages.preprocess import Guard, PreprocessJob
+from ftlib.storage import Place
 from ftlib.testing import tiny_classifier
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
@@ -45,7 +46,7 @@ class Several(InProcess):
     def __init__(self, workers: int, memory: int = 1 << 19, shared: Path | None = None) -> None:
         super().__init__(memory)
         self.workers = workers
-        self.shared = shared and str(shared)
+        self.shared = shared and Place.parse(str(shared))
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         answers = {i: function(items[i]) for i in reversed(range(len(items)))}
