@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -79,8 +80,10 @@ def who_loads(program: str, package: str) -> str:
 def grown() -> Iterator[str]:
     """Yield a line for every package that a list lacks."""
     allowed = tomllib.loads(LISTS.read_text(encoding="utf-8"))
-    for name, program in RUNS.items():
-        for package in sorted(loaded(program) - set(allowed[name])):
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        packages = [*pool.map(loaded, RUNS.values())]
+    for (name, program), found in zip(RUNS.items(), packages, strict=True):
+        for package in sorted(found - set(allowed[name])):
             yield (
                 f"{name}: loads {package}, {who_loads(program, package)}; import it inside the call that needs it, or "
                 f"add it to the list `{name}` of {LISTS.relative_to(ROOT)} (python infra/imports.py --write)"

@@ -182,6 +182,7 @@ def test_files_that_were_only_touched_are_no_news_and_are_read_once(kept: Model)
     assert state.message == "Skipped: no file is new or gone; version 1 stays"
 
 
+@pytest.mark.slow
 def test_challenger_and_champion_are_measured_on_the_same_rows(kept: Model):
     kept.arrive("tuesday.jsonl", 80, seed=11)
     slices = [f"datasets.{name}.format.slices=[label]" for name in ("home", "away")]

@@ -44,10 +44,11 @@ def rank(number: int, folder: str, nudge: float) -> None:
     os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nudge", "words"),
     [
-        pytest.param(0.0, "agree", marks=pytest.mark.slow),  # as every test of ranks
+        (0.0, "agree"),
         (1e-6, "after step 2 the parameters of ranks [1] differ"),
     ],
 )
