@@ -106,6 +106,7 @@ def inputs_drift(night: Night) -> str:
     """What is asked drifts."""
     night.does(lambda: night.ask(2 * ASKED, words=40))
     run = night.wait_run("monitor", "Drifted")
+    waited("its event", lambda: night.events("reglage.drift"))  # the server writes events down some seconds later
     assert len(night.events("reglage.drift")) == 1
     return f"monitor: Drifted: {_reason(run)}; one event reglage.drift"
 
