@@ -147,6 +147,7 @@ def answers_become_worse(night: Night) -> str:
     last = night.history()[-1]
     assert (night.meant(), last.rolled_back) == ([1, 2, 1], "rule"), night.history()
     assert "monitor's rule" in last.why, last.why
+    waited("its event", lambda: night.events("reglage.quality"))
     assert len(night.events("reglage.quality")) == 1
     seconds = night.wait_served(1)
     return f"monitor: {run['state_name']}, as the alias's history says; serve is at version 1 {seconds:.0f} s later"
