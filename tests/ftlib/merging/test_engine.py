@@ -379,14 +379,19 @@ def test_a_folder_with_anything_in_it_is_not_touched(tmp_path: Path) -> None:
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_memory_does_not_grow_with_the_model(kernel: Kernel, made: float, tmp_path: Path) -> None:
-    """50 MB of weights through 1 MiB buffers: RssAnon may grow by a few buffers, not by the file."""
+    """100 MB of weights through 1 MiB buffers: RssAnon may grow by a few buffers, not by the file.
+
+    A small merge of the same kernel goes first: what its code imports and keeps is no memory of the model. Two threads
+    hold a buffer for each input, for the result and for what a kernel needs; with huge pages each takes 2 MiB.
+    """
     parts: list[Input] = []
     for i in range(2 + kernel.strangers):
-        layers = {f"layers.{layer}.w": torch.full((3,), i, dtype=torch.float32) for layer in (1, 2)}
-        large = {"layers.0.w": torch.full((12_500_000,), i, dtype=torch.float32)}
-        parts.append(Input(f"m{i}", folder_of(tmp_path / f"m{i}", [{**large, **layers}])))
+        layers = {f"layers.{layer}.w": torch.full((3,), i, dtype=torch.float32) for layer in (0, 1, 2)}
+        large = {"layers.0.w": torch.full((25_000_000,), i, dtype=torch.float32)}
+        parts.append(Input(f"m{i}", folder_of(tmp_path / f"m{i}", [{**layers, **large}])))
     plan = plan_merge(kernel, parts, reference=1)
-    write_merge(plan_merge(Lerp(alpha=0.5), inputs(tmp_path / "warm"), reference=1), tmp_path / "warm" / "out")
+    small = [Input(f"w{i}", folder_of(tmp_path / f"w{i}", [layers])) for i in range(len(parts))]
+    write_merge(plan_merge(kernel, small, reference=1), tmp_path / "warm")
     before, peak, done = anonymous_memory(), [0], threading.Event()
 
     def watch() -> None:
@@ -398,7 +403,7 @@ def test_memory_does_not_grow_with_the_model(kernel: Kernel, made: float, tmp_pa
     write_merge(plan, tmp_path / "out")
     done.set()
     watcher.join()
-    assert peak[0] - before < 24 * 2**20
+    assert peak[0] - before < 48 * 2**20
     assert np.unique(loaded(tmp_path / "out")["layers.0.w"].numpy()).tolist() == [made]
 
 
