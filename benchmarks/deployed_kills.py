@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,22 @@ def two_at_once(one: Standing) -> list[str]:
     return said([f"{end['state_name']}: {(end['state'].get('message') or '')[:100]}" for end in ends])
 
 
+def two_schedules(one: Standing) -> list[str]:
+    """Deploy a retraining with two schedules due in one minute; return how both runs ended."""
+    due = datetime.now(UTC) + timedelta(minutes=2)
+    crons = f"{due.minute} {due.hour} * * *", f"{due.minute} * * * *"
+    one.here.command("deploy", "recipes/few.yaml", "--cron", crons[0], "--cron", crons[1], "--timezone", "UTC")
+    deployment = one.here.api.get("/deployments/name/retrain/few").json()["id"]
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}, "expected_start_time": {"before_": str(due)}}}
+
+    def ends() -> list[dict[str, Any]] | None:
+        runs = one.here.api.post("/flow_runs/filter", json=wanted).json()
+        return runs if len(runs) > 1 and all(run["state_type"] in ENDED for run in runs) else None
+
+    runs = waited("both schedules' runs to end", ends)
+    return said([f"{run['state_name']}: {(run['state'].get('message') or '')[:100]}" for run in runs])
+
+
 @contextmanager
 def standing(database: bool) -> Iterator[Standing]:
     """Give an installation, and stop it, also where this process is asked to end."""
@@ -208,15 +225,16 @@ def main() -> None:
             run = one.here.press_run("few_long_on_ray")
             rows.append(struck(one, run, HEAD))
             cancels.append(ended(one, run))
-        both = two_at_once(one)
+        both, scheduled = two_at_once(one), two_schedules(one)
         examined = one.here.command("registry", "fsck", "--deep", "--json")
         versions = one.here.command("registry", "list", "few", "--json")
     print_table("killed while it trains", (*rows[0],), [[str(cell) for cell in row.values()] for row in rows])
-    print(f"two at once: {both}")
+    print(f"two at once: {both}; two schedules of one minute: {scheduled}")
     ratios: dict[str, Any] = {
         "killed": rows,
         "cancelled": cancels,
         "two_at_once": both,
+        "two_schedules": scheduled,
         "fsck": examined,
         "versions": versions,
     }
