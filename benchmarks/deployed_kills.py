@@ -176,11 +176,11 @@ def two_at_once(one: Standing) -> list[str]:
 
 
 def two_schedules(one: Standing) -> list[str]:
-    """Deploy a retraining with two schedules due in one minute; return how both runs ended."""
+    """Deploy the retraining of a model that has no version, due twice in one minute; return how both runs ended."""
     due = datetime.now(UTC) + timedelta(minutes=2)
     crons = f"{due.minute} {due.hour} * * *", f"{due.minute} * * * *"
-    one.here.command("deploy", "recipes/few.yaml", "--cron", crons[0], "--cron", crons[1], "--timezone", "UTC")
-    deployment = one.here.api.get("/deployments/name/retrain/few").json()["id"]
+    one.here.command("deploy", "recipes/many.yaml", "--cron", crons[0], "--cron", crons[1], "--timezone", "UTC")
+    deployment = one.here.api.get("/deployments/name/retrain/many").json()["id"]
     wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}, "expected_start_time": {"before_": str(due)}}}
 
     def ends() -> list[dict[str, Any]] | None:
@@ -227,7 +227,7 @@ def main() -> None:
             cancels.append(ended(one, run))
         both, scheduled = two_at_once(one), two_schedules(one)
         examined = one.here.command("registry", "fsck", "--deep", "--json")
-        versions = one.here.command("registry", "list", "few", "--json")
+        versions = [one.here.command("registry", "list", name, "--json") for name in ("few", "many")]
     print_table("killed while it trains", (*rows[0],), [[str(cell) for cell in row.values()] for row in rows])
     print(f"two at once: {both}; two schedules of one minute: {scheduled}")
     ratios: dict[str, Any] = {
