@@ -4,6 +4,7 @@
 
 - overhead: from the press of *Run* to Completed, less the stages' own work, fresh and with every stage done;
 - cancel: pressed once in every stage; seconds until no process of the run is left, and until the page says Cancelled;
+- cancel once more where the stages are jobs of a Ray cluster (a head on the loopback): what became of the jobs;
 - killed: a run's processes and its worker's, by SIGKILL; seconds until the page says that it crashed;
 - growth of Prefect's database by each run that finds everything done.
 
@@ -34,11 +35,13 @@ from benchmarks.machine import describe_machine
 from benchmarks.rounds import print_result, print_table
 from deployments.machine.processes import kill, running_flows
 from ftlib.testing import tiny_classifier, tiny_rows, write_jsonl
+from infra.ray_head import ray_head
 
 T = TypeVar("T")
 
 TARGETS = {"fresh_overhead_seconds": 25.0, "cached_overhead_seconds": 15.0}
 STAGES = ("ingest", "preprocess", "train", "evaluate", "report")
+PARTS = ("overhead", "cancel", "kill", "cluster")
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 PATIENCE = 900.0
 
@@ -90,9 +93,7 @@ class Installation(Up):
         """Write the recipes and start it; with `epochs`, also those two of few rows and so long a training."""
         self.home = home
         tiny_classifier(home / "model")
-        few, many = tiny_rows(120), tiny_rows(rows, seed=1)
-        for number, row in enumerate(many):  # else nearly all would be copies
-            row["text"] = f"{row['text']} {number} {number * 7919 % 104729} {number * 31 % 997}"
+        few, many = tiny_rows(120), different_rows(rows, seed=1)
         self.write("few", few, workers=0)
         self.write("many", many, workers=0)
         self.write("many_on_ray", many, workers=2)
@@ -103,12 +104,14 @@ class Installation(Up):
         every = self.api.post("/deployments/filter", json={}).json()
         self.finetune = next(one for one in every if one["name"] == "finetune")
 
-    def write(self, name: str, rows: list[dict[str, str | int]], workers: int, epochs: int = 0) -> None:
-        """Write a recipe below the home, and its rows."""
+    def write(
+        self, name: str, rows: list[dict[str, str | int]], workers: int, epochs: int = 0, compute: str = ""
+    ) -> None:
+        """Write a recipe below the home, and its rows; `compute` are more of its keys there."""
         (self.home / "recipes").mkdir(exist_ok=True)
-        seed = 1 if workers else 0  # workers are no part of what a stage makes: of one seed the training would be done
+        seed = len(name)  # workers are no part of what a stage makes: of one seed the training would be done
         text = RECIPE.replace("NAME", name).replace("rows.jsonl", f"{name}.jsonl").replace("WORKERS", str(workers))
-        text += f"seed: {seed}\n"
+        text = text.replace("compute: {", f"compute: {{{compute}") + f"seed: {seed}\n"
         if epochs:
             text = text.replace("tuning: {kind: full}", f"tuning: {{kind: full}}, optimizer: {{epochs: {epochs}}}")
             text = text.replace("compute: {", "compute: {checkpoint_seconds: 2, ")
@@ -166,41 +169,57 @@ class Installation(Up):
                 )
 
 
+def different_rows(count: int, seed: int) -> list[dict[str, str | int]]:
+    """Return tiny rows with numbers in them, else nearly all would be copies."""
+    rows = tiny_rows(count, seed=seed)
+    for number, row in enumerate(rows):
+        row["text"] = f"{row['text']} {number} {number * 7919 % 104729} {number * 31 % 997}"
+    return rows
+
+
 def main() -> None:
     """Start an installation, measure, print tables and the result, stop it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=40_000, help="of the recipe that is cancelled")
     parser.add_argument("--runs", type=int, default=5, help="that find everything done")
-    parser.add_argument("--no-cancels", action="store_true", help="measure overhead and growth alone")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part alone; repeatable")
     args = parser.parse_args()
+    parts = args.only or PARTS
+    runs: list[dict[str, float]] = []
+    sizes = [0]
+    ends: list[dict[str, object]] = []
+    crashed = math.nan
     with tempfile.TemporaryDirectory() as folder:
         here = Installation(Path(folder), args.rows)
         try:
-            fresh = overhead(here, "few")
-            sizes = [here.database_bytes()]
-            cached: list[dict[str, float]] = []
-            for _ in range(args.runs):
-                cached.append(overhead(here, "few"))
-                sizes.append(here.database_bytes())
-            ends: list[dict[str, object]] = []
-            crashed = math.nan
-            if not args.no_cancels:
+            if "overhead" in parts:
+                runs.append(overhead(here, "few"))
+                sizes = [here.database_bytes()]
+                for _ in range(args.runs):
+                    runs.append(overhead(here, "few"))
+                    sizes.append(here.database_bytes())
+            if "cancel" in parts:
                 ends += [cancelled(here, "many", stage) for stage in STAGES]
                 ends.append(cancelled(here, "many_on_ray", "train"))
+            if "kill" in parts:
                 crashed = killed(here, "many_on_ray")
+            if "cluster" in parts:
+                ends += cancelled_on_cluster(here, args.rows)
         finally:
             began = time.monotonic()
             here.command("down")
             down = time.monotonic() - began
-    rows = [[name, *(f"{run[key]:.1f}" for key in run)] for name, run in (("fresh", fresh), ("cached", cached[-1]))]
-    print_table("a deployed run", ("", *fresh), rows)
+    fresh, *cached = runs or [{}]
+    if runs:
+        rows = [[name, *(f"{run[key]:.1f}" for key in run)] for name, run in (("fresh", fresh), ("cached", runs[-1]))]
+        print_table("a deployed run", ("", *fresh), rows)
     if ends:
         print_table("cancelled", (*ends[0],), [[str(cell) for cell in end.values()] for end in ends])
     growth = (sizes[-1] - sizes[0]) / max(args.runs, 1)
     print(f"killed: Crashed after {crashed:.0f} s; database: {growth / 1e6:.1f} MB a cached run; down: {down:.1f} s")
     ratios: dict[str, Any] = {
-        "fresh_overhead_seconds": round(fresh["overhead_s"], 1),
-        "cached_overhead_seconds": round(max(run["overhead_s"] for run in cached), 1),
+        "fresh_overhead_seconds": round(fresh["overhead_s"], 1) if runs else None,
+        "cached_overhead_seconds": round(max(run["overhead_s"] for run in cached), 1) if cached else None,
         "cancelled": ends,
         "crashed_seconds": None if math.isnan(crashed) else round(crashed, 1),
         "database_bytes_per_cached_run": round(growth),
@@ -248,6 +267,22 @@ def cancelled(here: Installation, recipe: str, stage: str) -> dict[str, object]:
             "registry": "as before" if here.registry() == before else "MOVED",
         }
     )
+
+
+def cancelled_on_cluster(here: Installation, rows: int) -> list[dict[str, object]]:
+    """Cancel a run in each of its stages that is a job of a Ray cluster; say also what became of the jobs."""
+    from ray.job_submission import JobSubmissionClient
+
+    ends: list[dict[str, object]] = []
+    with ray_head() as address:
+        there = f"data_workers: 1, evaluation_workers: 1, ray_address: '{address}', "
+        here.write("many_on_cluster", different_rows(rows, seed=2), workers=1, compute=there)
+        for stage in STAGES[:-1]:
+            end = cancelled(here, "many_on_cluster", stage)
+            jobs = JobSubmissionClient(address).list_jobs()
+            left = sum(not job.status.is_terminal() for job in jobs)
+            ends.append(said({**end, "stage": f"{stage}, a cluster's job; {len(jobs)} jobs so far, {left} left"}))
+    return ends
 
 
 def killed(here: Installation, recipe: str) -> float:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,7 +55,7 @@ class Standing:
         self.database = database
         self.here = Installation(home, rows=400, epochs=3000)
         self.state = StateFolder(home)
-        self.again: list[subprocess.Popen[bytes]] = []
+        self.again: list[subprocess.Popen[Any]] = []
 
     def kill(self, what: str, run: str) -> None:
         """Kill one thing without asking; a database is started again at once, as a service manager would."""
@@ -192,7 +192,7 @@ def two_schedules(one: Standing) -> list[str]:
 
 
 @contextmanager
-def standing(database: bool) -> Iterator[Standing]:
+def standing(database: bool) -> Generator[Standing]:
     """Give an installation, and stop it, also where this process is asked to end."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit("stopped"))

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,46 +28,16 @@ from ftlib.training.optimizers.adamw import AdamW
 from ftlib.training.phase import Phase
 from ftlib.training.tuning.full import Full
 from ftlib.workspace import Workspace
+from infra.ray_head import ray_head
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The dashboard's address of a head with two CPUs, gone with the module."""
-    from ray.job_submission import JobSubmissionClient
-
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Ray's sockets need a short path
-    dashboard = free_port()
-    binaries = Path(sys.executable).parent
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{binaries}:{os.environ['PATH']}"}
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    command = [str(binaries / "ray"), "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2"]
-    command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1"]
-    # Every Ray of a machine wants the agent's default port, and a head without an agent takes no jobs.
-    command += [f"--dashboard-agent-listen-port={free_port()}", f"--temp-dir={folder}", "--disable-usage-stats"]
-    head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                JobSubmissionClient(address).list_jobs()
-                break
-            except (ConnectionError, RuntimeError):
-                assert time.monotonic() < deadline, "the cluster did not start"
-                time.sleep(1)
+    with ray_head() as address:
         yield address
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        head.wait(60)
-        os.environ.pop("RAY_AUTH_MODE")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_job(root: Path, epochs: float, **compute: object) -> TrainJob:
