@@ -3,13 +3,19 @@
 import json
 import os
 import time
-from collections.abc import Callable
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
+import botocore.loaders
+import botocore.session
 import httpx
 import pytest
+from moto.server import ThreadedMotoServer
 from prefect.client.schemas.objects import State
 from prefect.utilities.callables import parameter_schema
 
@@ -193,6 +199,103 @@ def test_a_memory_that_is_damaged_tells_all_once_more(
     (tmp_path / "watch" / "tickets.json").write_text("{")
     assert look().name == "Changed"
     assert json.loads((tmp_path / "watch" / "tickets.json").read_text())["files"]
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
+    loader = botocore.loaders.create_loader()
+    monkeypatch.setattr(botocore.session, "create_loader", lambda _: loader)  # each client would read its JSON anew
+    bucket = boto3.resource("s3", endpoint_url=s3_endpoint).Bucket(f"watched-{uuid.uuid4().hex}")
+    bucket.create()
+    return bucket
+
+
+def test_an_object_is_told_once_it_is_whole_and_a_burst_by_one_event(
+    server: Server, look: Callable[..., State[Any]], bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets = [f"tickets=s3://{bucket.name}/drop/"]
+    upload = bucket.Object("drop/large.jsonl").initiate_multipart_upload()
+    part = upload.Part(1).upload(Body=b"1")  # what is half sent is no object yet
+    assert "nothing is there" in look(places=tickets).data[0].trouble
+    for n in range(5):
+        bucket.put_object(Key=f"drop/{n:02}.jsonl", Body=b"1")
+
+    def meanwhile(_: float) -> None:
+        upload.complete(MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
+        bucket.put_object(Key="drop/00.jsonl", Body=b"1, 2")  # as a program that writes line by line does
+
+    with monkeypatch.context() as busy:
+        busy.setattr(time, "sleep", meanwhile)
+        assert look(places=tickets).message == "tickets: 4 added, 2 waiting"
+    assert look(places=tickets).message == "tickets: 2 added"
+    assert look(places=tickets).name == look(places=tickets).name == "Nothing new"
+    burst, late = server.events
+    counts = {"added": 4, "edited": 0, "vanished": 0, "waiting": 2}
+    assert burst["payload"] == burst["payload"] | counts | {"place": f"s3://{bucket.name}/drop/"}
+    assert late["payload"]["files"] == [f"s3://{bucket.name}/drop/{name}.jsonl" for name in ("00", "large")]
+    bucket.put_object(Key="drop/03.jsonl", Body=b"one")
+    bucket.Object("drop/04.jsonl").delete()
+    assert look(places=tickets).message == "tickets: 1 edited, 1 vanished"
+    assert len({event["id"] for event in server.events}) == len(server.events) == 3
+
+
+def test_a_recipe_s_bucket_waits_for_the_word_of_who_fills_it(
+    tiny_recipe: Path, server: Server, look: Callable[..., State[Any]], bucket: Any
+) -> None:
+    source = f"{{kind: files, path: 's3://{bucket.name}/drop/', marker: _SUCCESS}}"
+    given = {"places": [], "recipes": [with_overrides(str(tiny_recipe), [f"datasets.home.source={source}"])]}
+    bucket.put_object(Key="drop/monday/a.jsonl", Body=b"1")
+    bucket.put_object(Key="drop/monday/b.jsonl", Body=b"2")
+    assert look(**given).message == "nothing new"
+    assert server.events == []
+    bucket.put_object(Key="drop/monday/_SUCCESS", Body=b"")
+    assert look(**given).message == "tiny-router: 2 added"
+    assert look(**given).name == "Nothing new"
+    (event,) = server.events
+    assert event["resource"]["prefect.resource.id"] == "reglage.dataset.tiny-router"
+
+
+def allowed_without_a_key(s3_endpoint: str, requests: bytes) -> None:
+    """Let the server ask, after so many requests, whether it knows who sends them."""
+    address, plain = f"{s3_endpoint}/moto-api/reset-auth", {"content-type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(address, requests, plain, method="POST")).close()
+
+
+def test_a_bucket_that_is_closed_or_absent_is_one_line_and_the_others_are_told(
+    s3_endpoint: str, server: Server, look: Callable[..., State[Any]], bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put_object(Key="drop/a.jsonl", Body=b"1")
+    there = f"tickets=s3://{bucket.name}/drop/"
+    state = look(places=[there, f"absent=s3://absent-{uuid.uuid4().hex}/drop/"])
+    assert state.message == "tickets: 1 added; 1 source not readable (absent)"
+    _, absent = state.data
+    assert "NoSuchBucket" in absent.trouble
+    assert "create the bucket, or correct its name" in absent.trouble
+    allowed_without_a_key(s3_endpoint, b"0")
+    state = look(places=[there])  # as after keys were changed
+    allowed_without_a_key(s3_endpoint, b"inf")
+    assert state.message == "nothing new; 1 source not readable (tickets)"
+    trouble = state.data[0].trouble
+    assert "testing" not in trouble
+    assert trouble.count("\n") == 0
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "redential" in look(places=[there]).data[0].trouble
+    assert len(server.events) == 1
 
 
 @pytest.mark.parametrize(
