@@ -104,8 +104,10 @@ class Collector:
         run = self._observe(before, objects, leases, references)
         dead = [lease for lease in leases if run.leases[lease.name].silent >= self.lease]
         ripe = [path for path, age in run.condemned.items() if age >= self.grace and path in _condemned(before)]
+        temporary = tuple(store.leftovers(remove=False))  # before anything is written, which clears them away as well
         if delete:
             self._record(run)
+            store.leftovers(remove=True)
             for lease in dead:
                 lease.discard(store)
         sizes = {path: store.size(path) or 0 for path in ripe}
@@ -117,7 +119,7 @@ class Collector:
             condemned={path: age for path, age in run.condemned.items() if path not in deleted},
             live_leases=tuple(lease.name for lease in leases if lease not in dead),
             dead_leases=tuple(lease.name for lease in dead),
-            temporary=tuple(store.leftovers(remove=delete)),
+            temporary=temporary,
         )
 
     def _newest(self) -> Run | None:

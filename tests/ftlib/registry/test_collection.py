@@ -113,7 +113,8 @@ class TestSweep:
         left.write_bytes(b"half")
         assert Collector(ModelRegistry(store)).collect().temporary == (".tmp/host-1-x",)
         assert left.exists()
-        assert Collector(ModelRegistry(store)).collect(delete=True).temporary == (".tmp/host-1-x",)
+        anew = LocalStore(tmp_path / "r")  # of a process that has written nothing yet
+        assert Collector(ModelRegistry(anew)).collect(delete=True).temporary == (".tmp/host-1-x",)
         assert not left.exists()
 
 
