@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
-from ftlib.models.folder import locate, package_folder
+from ftlib.models.folder import is_hub_name, is_pinned, locate, package_folder
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import check_modality, check_principles, check_rewards
 from ftlib.recipe.recipe import Recipe
@@ -61,13 +61,15 @@ def model_folder(recipe: Recipe) -> Path | None:
 def notes(recipe: Recipe) -> Iterator[str]:
     """Yield a line for what a run would stop at after it has read rows or asked for the model, and other remarks."""
     yield from interpolation_remarks(recipe)
-    path = recipe.model.path
-    elsewhere = path.startswith("package:") or is_output(path)
-    if recipe.model.revision is None and not elsewhere and model_folder(recipe) is None:
-        yield (
-            f"model.path: {path!r} is no folder here; a model of the hub needs revision, the commit's hash of 40 hex "
-            "digits"
+    path, revision = recipe.model.path, recipe.model.revision
+    elsewhere = path.startswith("package:") or is_output(path) or (is_hub_name(path) and is_pinned(revision))
+    if not elsewhere and model_folder(recipe) is None:
+        remedy = (
+            "a model of the hub needs revision, the commit's hash of 40 hex digits"
+            if is_hub_name(path)
+            else "give a folder, package:<module>/<folder> or a hub name"
         )
+        yield f"model.path: {path!r} is no folder here; {remedy}"
     for name, dataset in recipe.datasets.items():
         for column in dataset.format.columns if dataset.columns else ():
             if column not in dataset.columns:

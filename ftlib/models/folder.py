@@ -154,11 +154,21 @@ def locate(ref: ModelRef) -> Path:
     folder = user_path(ref.path)
     if folder.is_dir():
         return folder.absolute()
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", ref.path) or ref.path.startswith("."):
+    if not is_hub_name(ref.path):
         raise ModelError(
             f"model folder {ref.path!r} does not exist; give a folder, package:<module>/<folder> or a hub name"
         )
     return _from_hub(ref)
+
+
+def is_hub_name(path: str) -> bool:
+    """Say whether a path may be a model's name on the hub, as owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None and not path.startswith(".")
+
+
+def is_pinned(revision: str | None) -> bool:
+    """Say whether a revision names a commit; a branch or a tag moves."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
 
 
 def output_folder(uri: str) -> Path:
@@ -192,7 +202,7 @@ def _from_hub(ref: ModelRef) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if ref.revision is None or not re.fullmatch(r"[0-9a-f]{40}", ref.revision):
+    if not is_pinned(ref.revision):
         raise ModelError(
             f"model {ref.path!r} is no folder here, so it comes from the hub, where `revision` must be a commit hash "
             f"of 40 hex digits; got {ref.revision!r}"

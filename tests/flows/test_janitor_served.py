@@ -108,6 +108,18 @@ class Place:
         return {one.what: one for one in found}
 
 
+def given(jobs: Any, metadata: dict[str, str]) -> str:
+    """Give a head a job that lasts; one that has just started may have no agent yet."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return jobs.submit_job(entrypoint="sleep 600", metadata=metadata)
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
 def a_run(state: StateType) -> str:
     """Make a retraining that is in a state; return its id."""
     with get_client(sync_client=True) as client:
@@ -158,7 +170,7 @@ def test_what_it_shows_is_what_goes_and_what_somebody_needs_stays(place: Place) 
     with ray_head() as ray:
         jobs = JobSubmissionClient(ray)
         started = {
-            who: jobs.submit_job(entrypoint="sleep 600", metadata=metadata)
+            who: given(jobs, metadata)
             for who, metadata in {
                 "ended": {"started_by": ended},
                 "waits": {"started_by": waits},

@@ -143,8 +143,15 @@ def test_check_remarks_on_what_a_run_would_stop_at(tiny_recipe: Path):
     assert (
         "note: datasets.home.format: reads 'txt', which its columns do not declare; did you mean 'text'?" in slip.stderr
     )
-    hub = reglage("check", tiny_recipe, "--set", "model={path: org/name}")
-    assert "note: model.path: 'org/name' is no folder here; a model of the hub needs revision" in hub.stderr
+    here = "is no folder here"
+    for model, said in {
+        "{path: org/name}": f"note: model.path: 'org/name' {here}; a model of the hub needs revision",
+        "{path: org/name, revision: main}": f"note: model.path: 'org/name' {here}; a model of the hub needs revision",
+        "{path: 's3://bucket/model'}": f"note: model.path: 's3://bucket/model' {here}; give a folder, package:",
+        f"{{path: org/name, revision: {'a' * 40}}}": "",
+    }.items():
+        remark = reglage("check", tiny_recipe, "--set", f"model={model}").stderr
+        assert said in remark if said else here not in remark
 
 
 def test_check_refuses_a_model_of_another_sense_than_the_rows(tiny_recipe: Path, tmp_path: Path):
