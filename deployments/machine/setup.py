@@ -6,9 +6,15 @@ line on stdout is JSON: `pool`, the work pool that the worker is to serve, and `
 
 import json
 import sys
+import time
 from typing import Any
 
-from ftlib.errors import RecipeError, ReglageError
+from ftlib.errors import RecipeError, ReglageError, TransientError
+
+ATTEMPTS = 6
+"""How often a server that does not answer in time is asked: `reglage up` holds its socket, so it will."""
+PAUSE = 5.0
+"""Seconds between two attempts."""
 
 
 def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
@@ -34,9 +40,22 @@ def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
     return {"pool": environment.pool.name, "changes": lines}
 
 
+def set_up_patiently(recipes: tuple[str, ...]) -> dict[str, Any]:
+    """Set up, again where the server is too busy to answer: on a loaded machine its first seconds are the longest.
+
+    Raises TransientError where it never answers, and what `set_up` raises.
+    """
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return set_up(recipes)
+        except TransientError:
+            time.sleep(PAUSE)
+    return set_up(recipes)
+
+
 if __name__ == "__main__":
     try:
-        print(json.dumps(set_up(tuple(sys.argv[1:]))))
+        print(json.dumps(set_up_patiently(tuple(sys.argv[1:]))))
     except ReglageError as problem:
         print("\n".join(f"reglage: {line}" for line in str(problem).splitlines()), file=sys.stderr)
         sys.exit(problem.exit_code)

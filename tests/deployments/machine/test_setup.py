@@ -10,7 +10,9 @@ import pytest
 from deployments import apply as apply_module
 from deployments.deployment import job_variables
 from deployments.environment import Environment, WorkPool, read_environment
-from deployments.machine.setup import set_up
+from deployments.machine import setup
+from deployments.machine.setup import ATTEMPTS, set_up, set_up_patiently
+from ftlib.errors import TransientError
 
 
 def test_it_does_to_the_server_what_apply_does_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -26,6 +28,26 @@ def test_it_does_to_the_server_what_apply_does_and_nothing_else(tmp_path: Path, 
     monkeypatch.setattr(apply_module, "apply", lambda environment: [])
     assert set_up(()) == {"pool": "reglage", "changes": []}
     assert asked == []
+
+
+@pytest.mark.parametrize("busy", [1, ATTEMPTS - 1, ATTEMPTS])
+def test_a_server_that_is_too_busy_to_answer_is_asked_again(busy: int, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, ...]] = []
+
+    def busy_at_first(recipes: tuple[str, ...]) -> dict[str, Any]:
+        asked.append(recipes)
+        if len(asked) <= busy:
+            raise TransientError("it does not answer within 10 s")
+        return {"pool": "reglage"}
+
+    monkeypatch.setattr(setup, "set_up", busy_at_first)
+    monkeypatch.setattr(setup, "PAUSE", 0.0)
+    if busy == ATTEMPTS:
+        with pytest.raises(TransientError, match="within 10 s"):
+            set_up_patiently(("a.yaml",))
+    else:
+        assert set_up_patiently(("a.yaml",)) == {"pool": "reglage"}
+    assert asked == [("a.yaml",)] * min(busy + 1, ATTEMPTS)
 
 
 def test_runs_write_into_no_pipe_to_their_worker_unless_the_pool_says_so():
