@@ -367,6 +367,21 @@ def finetuned(person: Photographer) -> None:
     person.picture("log", 1500)
 
 
+def forms(person: Photographer) -> None:
+    """Fill in the forms whose pictures no other step takes."""
+    person.form("retrain")
+    person.choose(RECIPES[0], RECIPES[1])
+    person.picture("retrain-form", 900)
+    person.form("evaluate")
+    person.add("Models", "ticket-router@1", "ticket-router@2")
+    person.picture("evaluate-form", 1000)
+    person.form("interpolate")
+    person.add("Checkpoints", "ticket-router@1", "ticket-router@2")
+    person.fill("New folder", "merged")
+    person.fill("Alpha", "0.5")
+    person.picture("interpolate-form", 1300)
+
+
 def retrained(person: Photographer) -> None:
     """Retrain, and approve what waits for a person."""
     person.form("retrain")
@@ -474,13 +489,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    steps = (finetuned, retrained, measured, merged, promoted, searched, monitored, rolled_back, forms)
+    names = [step.__name__ for step in steps]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="steps; most need those before them")
     asked = parser.parse_args()
     folder = asked.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with installation(folder) as pages, chromium(folder / "chromium") as page:
         person = Photographer(page, pages, folder / "project", asked.out.absolute())
-        for step in (finetuned, retrained, measured, merged, promoted, searched, monitored, rolled_back):
-            step(person)
+        for step in steps:
+            if step.__name__ in asked.only:
+                step(person)
 
 
 if __name__ == "__main__":
