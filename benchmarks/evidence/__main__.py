@@ -1,6 +1,7 @@
 """Run what is missing of the evidence, and write its page: `python -m benchmarks.evidence [ROW...] [--seeds 0 1 2]`.
 
-A row's rows and models are made by its own commands before. Killed, it goes on: a result that is there is not made again, and neither is a stage that a run had finished.
+A row's rows and models are made by its own commands before. Killed, it goes on: a result that is there is not made
+again, and neither is a stage that a run had finished.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def test_what_a_row_needs_is_made_once_and_a_failure_is_told(tmp_path: Path) -> 
     made = tmp_path / "made"
     writes = f"python -c \"open('{made}', 'a').write('x')\""
     fails = "python -c \"raise SystemExit('no such package')\""
-    assert make([writes]) is None and make([writes]) is None
+    assert [make([writes]), make([writes])] == [None, None]
     assert made.read_text() == "x"
     assert make([writes, fails, writes]) == f"{fails}: ended with 1: no such package"
 
