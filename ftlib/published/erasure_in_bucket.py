@@ -29,12 +29,12 @@ from ftlib.published.erasure import (
     WHOLE,
     Eraser,
     Erasure,
-    Search,
     Trace,
     certify,
     digests_of,
     request_of,
 )
+from ftlib.published.trace_search import Search
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import claims, safe_relpath
 from ftlib.storage.files import local_errors, private_folder
