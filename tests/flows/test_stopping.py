@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from ftlib.workspace import exclusive
 pytestmark = pytest.mark.prefect
 
 LONG = ["--set", "phases.tune.optimizer.epochs=100000"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """A test that fails leaves a training of 100,000 epochs, and its Ray: they end with it."""
+    yield
+    for process in marked(f"reglage-test-{os.getpid()}-"):
+        with suppress(ProcessLookupError):
+            os.kill(int(process.name), signal.SIGKILL)
 
 
 def start(recipe: Path, work: Path, *more: str) -> tuple[subprocess.Popen[str], str]:
@@ -31,14 +41,21 @@ def start(recipe: Path, work: Path, *more: str) -> tuple[subprocess.Popen[str], 
     return process, mark
 
 
+def marked(mark: str) -> list[Path]:
+    """Return the folders in /proc of the processes whose mark begins so."""
+    found: list[Path] = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it ended meanwhile, or is another user's
+            if f"REGLAGE_TEST_MARK={mark}".encode() in environment.read_bytes():
+                found.append(environment.parent)
+    return found
+
+
 def alive(mark: str) -> list[str]:
     found: list[str] = []
-    for environment in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"REGLAGE_TEST_MARK={mark}".encode() in environment.read_bytes():
-                found.append((environment.parent / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue  # it ended meanwhile, or is another user's
+    for process in marked(mark):
+        with suppress(OSError):
+            found.append((process / "cmdline").read_text().replace("\0", " "))
     return found
 
 
