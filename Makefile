@@ -8,6 +8,8 @@ ENGINE ?= docker
 
 export DO_NOT_TRACK = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Containers often set it: then every process compiles every module again, and pytest rewrites every test file thrice.
+export PYTHONDONTWRITEBYTECODE =
 
 # Each call of these packages is checked against its annotations, shapes too; it takes a quarter more time.
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
@@ -29,7 +31,7 @@ run: $(READY)  ## from raw rows to a published version: make run RECIPE=recipes/
 	@$(BIN)/reglage run $(RECIPE)
 
 test: $(READY)  ## all tests that need no special hardware, but for those that take minutes
-	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not gpu" --durations 40 --durations-min 5
 
 test-slow: $(READY)  ## the ones that take minutes
 	$(BIN)/pytest -m "slow and not gpu" --timeout 1800 $(SHAPES)

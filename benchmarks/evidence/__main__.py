@@ -1,6 +1,7 @@
 """Run what is missing of the evidence, and write its page: `python -m benchmarks.evidence [ROW...] [--seeds 0 1 2]`.
 
-Killed, it goes on: a result that is there is not made again, and neither is a stage that a run had finished.
+A row's rows and models are made by its own commands before. Killed, it goes on: a result that is there is not made
+again, and neither is a stage that a run had finished.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.evidence.curve import draw
+from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.row import read_rows
 from benchmarks.evidence.trial import RESULTS, read_trials, run_trial
@@ -35,6 +37,9 @@ def main() -> None:
             if any(trial.seed == seed and trial.larger == args.larger for trial in read_trials(row)):
                 continue
             print(f"{name}, seed {seed}", flush=True)
+            if lacking := make(row.needs):
+                print(f"  not run: {lacking}", flush=True)  # which says nothing about the technique
+                continue
             trial = run_trial(row, seed, work, larger=args.larger, threads=args.threads)
             trial.file().parent.mkdir(parents=True, exist_ok=True)
             write_durably(trial.file(RESULTS), (trial.model_dump_json(indent=1) + "\n").encode())

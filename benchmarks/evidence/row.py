@@ -88,7 +88,7 @@ class Row(Config):
     data: str
     """Which rows, and how many."""
     needs: tuple[str, ...] = ()
-    """Commands that make its rows and models, from the repository's root."""
+    """Commands that make its rows and models, run before it from the repository's root: of python, or of pip."""
     arms: dict[Name, Arm]
     """What is measured, by name."""
     comparisons: tuple[Comparison, ...]

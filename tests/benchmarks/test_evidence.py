@@ -12,6 +12,7 @@ from scipy.stats import ttest_rel
 
 from benchmarks.evidence.curve import coefficients, draw, explained, picture, r2
 from benchmarks.evidence.measure import find
+from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.points import Measured, Point
 from benchmarks.evidence.row import Arm, Comparison, Fit, Row, read_rows
@@ -229,3 +230,17 @@ def test_threads_change_where_a_run_trains_and_no_result_of_a_row(
     assert asked == [(), ("compute.workers=0", "compute.threads=1")]
     assert plain.digest == threaded.digest
     assert threaded.failed == "nothing runs"
+
+
+def test_what_a_row_needs_is_made_once_and_a_failure_is_told(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    writes = f"python -c \"open('{made}', 'a').write('x')\""
+    fails = "python -c \"raise SystemExit('no such package')\""
+    assert [make([writes]), make([writes])] == [None, None]
+    assert made.read_text() == "x"
+    assert make([writes, fails, writes]) == f"{fails}: ended with 1: no such package"
+
+
+@pytest.mark.parametrize("row", read_rows().values(), ids=lambda row: row.name)
+def test_a_row_needs_what_python_or_pip_make(row: Row) -> None:
+    assert all(command.split()[0] in ("python", "pip") for command in row.needs)
