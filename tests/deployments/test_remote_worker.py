@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @contextmanager
-def going(command: tuple[str, ...], environment: dict[str, str], folder: Path, *descriptors: int) -> Iterator[Path]:
+def going(command: tuple[str, ...], environment: dict[str, str], folder: Path, *descriptors: int) -> Generator[Path]:
     """Run a program until the block ends; give its log."""
     log = folder.with_suffix(".log")
     with log.open("wb") as stream:
@@ -57,7 +57,7 @@ def going(command: tuple[str, ...], environment: dict[str, str], folder: Path, *
 
 
 @contextmanager
-def server_of(folder: Path) -> Iterator[str]:
+def server_of(folder: Path) -> Generator[str]:
     state = StateFolder(folder)
     state.make()
     with socket.create_server(("127.0.0.1", 0)) as listens:
@@ -69,7 +69,7 @@ def server_of(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def worker_of(folder: Path, api: str) -> Iterator[Path]:
+def worker_of(folder: Path, api: str) -> Generator[Path]:
     """Start a worker as the page says, with nothing of this process but its path and the bucket's credentials."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "AWS_ENDPOINT_URL", *AWS)}
     environment = {**kept, "HOME": str(folder), "PREFECT_API_URL": api, "PYTHONSAFEPATH": "1", "DO_NOT_TRACK": "1"}

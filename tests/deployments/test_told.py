@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from email import message_from_string
@@ -79,7 +79,7 @@ class _Hook(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def listening(handler: Any, make: Any = socketserver.ThreadingTCPServer) -> Iterator[int]:
+def listening(handler: Any, make: Any = socketserver.ThreadingTCPServer) -> Generator[int]:
     with make(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_address[1]
