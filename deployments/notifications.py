@@ -164,7 +164,7 @@ def _of_answers(event: str, subject: str, sentence: str) -> tuple[EventTrigger, 
         within=timedelta(0),
     )
     body = sentence + _where_any("event.payload.message") + _where_any("event.payload.link")
-    return trigger, f"{{{{ event.resource.id }}}} {subject}", body
+    return trigger, f"{{{{ event.resource.name or event.resource.id }}}} {subject}", body
 
 
 def _where_any(text: str) -> str:

@@ -164,16 +164,20 @@ def test_a_model_is_too_old_if_nothing_ends_well_for_days() -> None:
     assert render_user_template_sync(action.body, firing).endswith("http://pages/deployments/deployment/5")
 
 
-def test_drift_is_told_in_the_words_of_who_found_it() -> None:
+@pytest.mark.parametrize(
+    ("about", "said"), [({"prefect.resource.name": "router"}, "router drifted"), ({}, "reglage.model.router drifted")]
+)
+def test_drift_is_told_in_the_words_of_who_found_it(about: dict[str, str], said: str) -> None:
     trigger, action = told("drifted")
     drift = ReceivedEvent(
         id=uuid4(),
         occurred=datetime.now(UTC),
         event=DRIFT,
-        resource={"prefect.resource.id": "reglage.model.router"},
+        resource={"prefect.resource.id": "reglage.model.router", **about},
         payload={"message": "psi of length is 0.4"},
     )
     assert fires(trigger, drift)
+    assert render_user_template_sync(action.subject, {"event": drift}) == said
     assert "psi of length is 0.4" in render_user_template_sync(action.body, {"event": drift})
 
 
@@ -227,7 +231,7 @@ class Mailbox(socketserver.StreamRequestHandler):
             if line.upper().startswith(b"DATA"):
                 self.wfile.write(b"354 go\r\n")
                 lines = iter(self.rfile.readline, b".\r\n")
-                self.mails.append(b"".join(lines).decode())
+                self.mails.append(b"".join(line.removeprefix(b".") for line in lines).decode())
             self.wfile.write(b"221 bye\r\n" if line.upper().startswith(b"QUIT") else b"250 ok\r\n")
 
 

@@ -214,7 +214,8 @@ def test_each_occasion_reaches_people_once_with_a_sentence_and_a_link(
                 (message,) = [one for one in seen if links[occasion] in one]
                 assert says in message
                 assert f"why it is {occasion}" in message
-                assert ("tiny-router" if occasion in ANSWERS else occasion) in message
+                assert ("tiny-router " if occasion in ANSWERS else occasion) in message
+                assert "reglage.dataset" not in message  # whose name a person knows
             (old,) = [one for one in seen if "too old" in one]
             assert "No run of tiny-router ended well for 7 days" in old
             assert f"{server}/deployments/deployment/" in old
