@@ -109,6 +109,9 @@ class StateFolder:
                 private_folder(folder)
                 if folder.stat().st_mode & 0o077:
                     folder.chmod(0o700)  # it holds the database's password, and what runs logged
+            ignored = self.root / ".gitignore"
+            if not ignored.exists():
+                write_durably(ignored, b"*\n")  # the home may be a repository, and no secret belongs into one
 
     def check_space(self) -> None:
         """Raise StorageError where a server could not even make its database: it would end without a word."""

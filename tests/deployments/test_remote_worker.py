@@ -126,6 +126,6 @@ def test_it_retrains_and_publishes_where_both_see_it(
     assert any(key.startswith("registry/models/tiny-router/") for key in keys), sorted(keys)[:20]
     assert any(key.startswith("work/stages/train/") for key in keys)
     assert not (there / "work").exists()
-    assert {path.name for path in here.iterdir()} == {".reglage", "recipes", "gpu-box.yaml"}
+    assert {path.name for path in here.iterdir()} == {".reglage", ".reglage.log", "recipes", "gpu-box.yaml"}
     listed = CliRunner().invoke(main, ["registry", "list", "--registry", "s3://team/registry", "--json"])
     assert "tiny-router" in listed.output

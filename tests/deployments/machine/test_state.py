@@ -13,7 +13,9 @@ def test_the_state_is_private_even_in_a_folder_that_was_there(tmp_path):
     folder = StateFolder(tmp_path)
     folder.make()
     folder.write(State(database="postgresql+asyncpg://u:secret@h/n"))
-    assert [path.stat().st_mode & 0o077 for path in folder.root.rglob("*")] == [0] * 4
+    ignored = folder.root / ".gitignore"
+    assert ignored.read_text() == "*\n"  # where the home is a repository, nothing of it is committed
+    assert [path.stat().st_mode & 0o077 for path in folder.root.rglob("*") if path != ignored] == [0] * 4
     assert folder.root.stat().st_mode & 0o777 == 0o700
     assert "secret" not in folder.read().said_database()
 
