@@ -12,44 +12,32 @@ read what is deleted, or write what was just cleared. Run again, it finishes wha
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from ftlib.config import Config
 from ftlib.data.datasets import RawDataset
 from ftlib.data.forgotten import FOLDER, ForgetRequest, digest_of_key, read_requests, write_request
 from ftlib.data.row_keys import row_key
-from ftlib.data.rows import ROW_ID, Value
 from ftlib.data.snapshot import read_column, read_snapshot
 from ftlib.errors import BusyError, RecipeError, StorageError
-from ftlib.published.row_index import contains, packed, read_row_index
 from ftlib.published.row_search import Holding, Holdings, Wanted, find_rows
+from ftlib.published.trace_search import Search
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage.files import flush_folder, local_errors
 from ftlib.wording import counted, some
 from ftlib.work_collection import CACHED, SHARED, alone_in, discard, size_of
 from ftlib.workspace import RECORD, Workspace, add, exclusive, read_record
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 Kind = Literal["snapshot", "rows", "table", "page or log", "cached version", "half-made"]
 ROWS_BEFORE_RECORD = ("ingest", "preprocess", "quote", "answer", "revise", "score")
 """Stages whose killed attempts may hold rows in no form that can be searched."""
-_WEIGHTS = frozenset((".safetensors", ".bin", ".pt", ".pth", ".npy", ".distcp", ".lock", ".keys"))
-"""Files that quote no row."""
 WHOLE = ("champions", "bases", "versions", "plans")
-_ID = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
-_QUOTE = 24
-"""Letters in a row of a text by which a page that quotes it is found; a shorter text is found by its row's id alone."""
-_RUN = re.compile(r"[^\W_]+(?: [^\W_]+)*")
 
 
 class Trace(Config):
@@ -96,100 +84,6 @@ class Erasure(Config):
             "know one",
             "backups, copies of the folder, exported models, and pages and logs kept elsewhere (Prefect, MLflow)",
         ]
-
-
-@dataclass
-class Search:
-    """What a trace is known by."""
-
-    rows: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict[str, set[str]](set))
-    """By the digest of a key, the ids of the rows that have it: 32 hex digits."""
-    quotes: set[bytes] = field(default_factory=set[bytes])
-    """Parts of their texts, each of `_QUOTE` letters."""
-
-    @cached_property
-    def ids(self) -> set[str]:
-        """Return the ids of all the rows; it is asked for once all snapshots are read."""
-        return {row for rows in self.rows.values() for row in rows}
-
-    @staticmethod
-    def reads(path: str) -> bool:
-        """Say whether a file of this name can hold a trace: weights quote no row."""
-        return Path(path).suffix not in _WEIGHTS
-
-    def holds(self, path: Path) -> bool:
-        """Say whether a file has a trace. One that is gone meanwhile, or can be no table, has none."""
-        if not self.reads(path.name):
-            return False
-        try:
-            if path.suffix == ".parquet":
-                return self._in_parquet(path)
-            if path.suffix == ".arrow":
-                return self._in_arrow(path)
-            if path.suffix == ".rows":
-                return bool(self.ids) and bool(self._indexed(path))
-            return self.in_text(path.read_bytes())
-        except FileNotFoundError:
-            return False
-
-    def _in_parquet(self, path: Path) -> bool:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        try:
-            table = parquet.ParquetFile(path)
-        except pa.ArrowException:
-            return self.in_text(path.read_bytes())
-        name = _id_column(table.schema_arrow)
-        if name is None:
-            return False
-        batches = table.iter_batches(columns=[name], use_threads=False)
-        return any(self._among(batch.column(0).to_pylist()) for batch in batches)
-
-    def _in_arrow(self, path: Path) -> bool:
-        import pyarrow as pa
-
-        with pa.memory_map(str(path)) as source:
-            try:
-                table = pa.ipc.open_file(source)
-            except pa.ArrowException:
-                return False
-            name = _id_column(table.schema)
-            if name is None:
-                return False
-            return any(
-                self._among(table.get_batch(i).column(name).to_pylist()) for i in range(table.num_record_batches)
-            )
-
-    def _among(self, row_ids: Iterable[Any]) -> bool:
-        return any(str(row_id)[:32] in self.ids for row_id in row_ids)  # a piece's number follows the id
-
-    def _indexed(self, path: Path) -> bool:
-        return bool(path.stat().st_size) and bool(contains(read_row_index(path), packed(sorted(self.ids))).any())
-
-    def in_text(self, data: bytes) -> bool:
-        """Say whether a text has a row's id, or part of its text."""
-        if any(match[0].decode() in self.ids for match in _ID.finditer(data)):
-            return True
-        if len(self.quotes) <= 64:
-            return any(quote in data for quote in self.quotes)
-        return any(data[i : i + _QUOTE] in self.quotes for i in range(len(data) - _QUOTE + 1))
-
-    def quote(self, value: Value) -> None:
-        """Take a row's value: runs of letters, which stand in JSON and in HTML as they are."""
-        if isinstance(value, str):
-            runs = [run.encode() for run in _RUN.findall(value) if len(run.encode()) >= _QUOTE and run.isascii()]
-            self.quotes |= {run[:_QUOTE] for run in runs[:4]} | {run[-_QUOTE:] for run in runs[-1:]}
-        elif isinstance(value, dict):
-            for one in value.values():
-                self.quote(one)
-        elif isinstance(value, list):
-            for one in value:
-                self.quote(one)
-
-
-def _id_column(schema: pa.Schema) -> str | None:
-    return next((name for name in (ROW_ID, "row_id") if name in schema.names), None)
 
 
 @dataclass(frozen=True)

@@ -29,19 +29,19 @@ from ftlib.published.erasure import (
     WHOLE,
     Eraser,
     Erasure,
-    Search,
     Trace,
     certify,
     digests_of,
     request_of,
 )
+from ftlib.published.trace_search import Search
 from ftlib.registry.reading import RegistryReader
 from ftlib.storage import claims, safe_relpath
 from ftlib.storage.files import local_errors, private_folder
 from ftlib.storage.leases import held_leases
 from ftlib.storage.trees import TreeFile
-from ftlib.work_collection import BucketCollector, discard, size_of
-from ftlib.work_collection.in_bucket import ALIVE_SECONDS, READS_AT_ONCE, Seen
+from ftlib.work_collection import discard, size_of
+from ftlib.work_collection.bucket_contents import ALIVE_SECONDS, READS_AT_ONCE, BucketContents, look
 from ftlib.workspace import RECORD, InBucket
 
 _OWN_CLAIM = f"{FOLDER}-forget"
@@ -64,7 +64,7 @@ class _Copy:
         """Return what a work folder would be."""
         return self.folder / "work"
 
-    def show(self, seen: Seen) -> None:
+    def show(self, seen: BucketContents) -> None:
         """Fetch what is not here yet. A blob that is gone holds nothing."""
         shutil.rmtree(self.root, ignore_errors=True)
         (self.root / "stages").mkdir(parents=True)
@@ -102,7 +102,7 @@ class _Found:
 
     erasure: Erasure
     search: Search
-    seen: Seen
+    seen: BucketContents
     holding: set[str]
     """Blobs that have a trace."""
 
@@ -146,7 +146,7 @@ class BucketEraser:
         with local_errors(parent := self.work.view.cache), _folder_in(parent) as folder:
             yield _Copy(self.work, folder)
 
-    def _users(self, seen: Seen) -> tuple[str, ...]:
+    def _users(self, seen: BucketContents) -> tuple[str, ...]:
         """Return who works there now: whose claims, or leases on what is uploaded, give signs of life."""
         users: list[str] = []
         for name in sorted(seen.alive.keys() - {_OWN_CLAIM}):
@@ -163,7 +163,7 @@ class BucketEraser:
         self, digests: dict[str, str], copy: _Copy, registries: Sequence[RegistryReader], not_known: Sequence[str]
     ) -> _Found:
         """Return all that there is of the rows: as a folder has it, and what else a bucket and this node have."""
-        seen = BucketCollector(self.work).look()
+        seen = look(self.work)
         copy.show(seen)
         as_folder = Eraser(copy.root, self.keys, self.dataset, self.by, self.cache)
         erasure, search = as_folder.look(digests, registries, not_known)
@@ -183,7 +183,7 @@ class BucketEraser:
         )
         return _Found(told, search, seen, holding)
 
-    def _beside(self, seen: Seen, search: Search, copy: _Copy) -> Iterator[Trace]:
+    def _beside(self, seen: BucketContents, search: Search, copy: _Copy) -> Iterator[Trace]:
         """Yield what a work folder has not: what killed stages left in the bucket, carried folders, blobs of nobody."""
         for path in sorted({"/".join(path.split("/")[:2]) for path in seen.below("exchange")}):
             yield Trace(path=path, kind="half-made", bytes=0)
@@ -196,12 +196,12 @@ class BucketEraser:
         for key in seen.carried:
             if any(search.holds(path) for path in _files(copy.root / key)):
                 yield Trace(path=key, kind="cached version", bytes=0)
-        named = BucketCollector(self.work).needed_blobs(seen, set())
+        named = seen.needed_blobs(set())
         for path in (path for path in seen.below("blobs") if path not in named):
             if self._orphan_holds(path, seen, search, copy):
                 yield Trace(path=path, kind="half-made", bytes=0)
 
-    def _orphan_holds(self, path: str, seen: Seen, search: Search, copy: _Copy) -> bool:
+    def _orphan_holds(self, path: str, seen: BucketContents, search: Search, copy: _Copy) -> bool:
         """Say whether a blob that no record names has a trace: of what kind it is, its first bytes say."""
         size = seen.things[path].bytes
         kind = _TABLES.get(self.work.store.read_range(path, 0, 4) if size else b"", "")
@@ -227,13 +227,13 @@ class BucketEraser:
             for path in sorted((root / "stages" / stage).glob("*.work")):
                 yield Trace(path=str(path), kind="half-made", bytes=size_of([path]))
 
-    def _sized(self, trace: Trace, seen: Seen) -> Trace:
+    def _sized(self, trace: Trace, seen: BucketContents) -> Trace:
         if trace.path.startswith("/"):
             return trace
         blobs = [*_blobs_of(trace.path, seen).values(), *(path for path in _objects_of(trace.path, seen))]
         return trace.model_copy(update={"bytes": sum(seen.things[one].bytes for one in blobs if one in seen.things)})
 
-    def _unreached(self, traces: Iterable[str], seen: Seen) -> tuple[str, ...]:
+    def _unreached(self, traces: Iterable[str], seen: BucketContents) -> tuple[str, ...]:
         """Say which other machines' caches may have copies, and that a bucket may keep what was deleted."""
         makers = {seen.trees[path].who.rpartition(":")[0] for path in traces if path in seen.trees}
         others = ", ".join(sorted(makers - {socket.gethostname()}))
@@ -247,10 +247,9 @@ class BucketEraser:
     def _clear(self, found: _Found, copy: _Copy) -> None:
         """Delete, trace by trace: its objects, the record first, then its blobs, then this machine's copies."""
         seen, store = found.seen, self.work.store
-        collector = BucketCollector(self.work)
         paths = [trace.path for trace in found.erasure.traces]
         gone = {path.rpartition("/")[2] if path.startswith("stages/") else path for path in paths}
-        needed = collector.needed_blobs(seen, gone)
+        needed = seen.needed_blobs(gone)
         deleted: set[str] = set()
         for path in paths:
             if path.startswith("/"):
@@ -291,9 +290,8 @@ class BucketEraser:
         """Upload blobs of no row again that somebody found there just before they went."""
         if not deleted:
             return
-        collector = BucketCollector(self.work)
         held = {path for lease in held_leases(self.work.store) for path in lease.lease.holds}
-        for path in sorted(deleted & (collector.needed_blobs(collector.look(), set()) | held)):
+        for path in sorted(deleted & (look(self.work).needed_blobs(set()) | held)):
             if (local := copy.folder / path.rpartition("/")[2]).exists():
                 self.work.store.put_file(local, path, local.name)
 
@@ -305,7 +303,7 @@ def _folder_in(parent: Path) -> Generator[Path]:
         yield Path(folder)
 
 
-def _blobs_of(path: str, seen: Seen) -> dict[str, str]:
+def _blobs_of(path: str, seen: BucketContents) -> dict[str, str]:
     """Return the blobs of a trace by the names of the files."""
     if path in seen.trees:
         return {file.path: file.blob for file in seen.trees[path].files}
@@ -316,7 +314,7 @@ def _blobs_of(path: str, seen: Seen) -> dict[str, str]:
     }
 
 
-def _objects_of(path: str, seen: Seen) -> list[str]:
+def _objects_of(path: str, seen: BucketContents) -> list[str]:
     """Return the objects of a trace, its record first, without its blobs."""
     if path.startswith("blobs/"):
         return []
@@ -327,7 +325,7 @@ def _objects_of(path: str, seen: Seen) -> list[str]:
     return [one for one in dict.fromkeys(objects) if one in seen.things]
 
 
-def _blobs_with(search: Search, traces: Iterable[str], seen: Seen, copy: _Copy) -> set[str]:
+def _blobs_with(search: Search, traces: Iterable[str], seen: BucketContents, copy: _Copy) -> set[str]:
     """Return the blobs of traces in which a row is."""
     holding: set[str] = set()
     for path in traces:
@@ -338,7 +336,7 @@ def _blobs_with(search: Search, traces: Iterable[str], seen: Seen, copy: _Copy) 
     return holding
 
 
-def _naming(holding: set[str], seen: Seen) -> Iterator[Trace]:
+def _naming(holding: set[str], seen: BucketContents) -> Iterator[Trace]:
     """Yield every record that names one of the blobs."""
     for path, tree in seen.trees.items():
         if any(file.blob in holding for file in tree.files):

@@ -20,9 +20,8 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
 from ftlib.registry.publish import Publish
-from ftlib.registry.signing import Signer
 from ftlib.registry.versions import Manifest, file_of
-from ftlib.stages.register import published_before, refusals
+from ftlib.stages.publication import publish_staged, published_before, refusals
 from ftlib.workspace import Workspace
 
 
@@ -69,27 +68,15 @@ def _publish(job: AdoptJob, registry: ModelRegistry, folder: Path) -> ModelVersi
     """Stage the version, then commit it with the check that reads it back through stock libraries."""
     from ftlib.evaluation.publish_check import check_chat_template, check_image_processor, folder_difference
 
-    staging = folder / "staging"
-    manifest = _stage(job, staging)
-    differences: list[float] = []
+    manifest = _stage(job, staging := folder / "staging")
 
-    def check(copy: Path) -> None:
+    def difference(copy: Path) -> float:
         if job.recipe and job.data:
             check_image_processor(copy, job.candidate, job.recipe.published_format(), job.data)
             check_chat_template(copy, job.candidate, job.recipe.published_format())
-        differences.append(folder_difference(copy, job.candidate, job.kind, job.data))
+        return folder_difference(copy, job.candidate, job.kind, job.data)
 
-    signer = Signer(Path(job.publish.sign_with)) if job.publish.sign_with else None
-    version, created = registry.publish(manifest, staging, job.fingerprint, check, folder, signer)
-    shutil.rmtree(staging)
-    return ModelVersion(
-        name=version.name,
-        version=version.version,
-        registry=registry.store.uri,
-        manifest=version.manifest,
-        logit_difference=max(differences),
-        created=created,
-    )
+    return publish_staged(job, registry, manifest, staging, difference, job.publish.sign_with)
 
 
 def _stage(job: AdoptJob, staging: Path) -> Manifest:

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import json
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
-from ftlib.config import BatchKind, Config, Split
-from ftlib.data.assignment import LEAKED, clean_example
-from ftlib.data.chat_template import ChatTemplate
+from ftlib.config import Config, Split
+from ftlib.data.assignment import LEAKED
 from ftlib.data.dataset import Dataset
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset, SplitFacts
-from ftlib.data.formats.text import TextFormat, reads_text
 from ftlib.data.identity import published
-from ftlib.data.inputs import TEXT, Inputs, answer_input, fixed_bytes, plain_cells, row_size, token_columns
+from ftlib.data.inputs import TEXT
 from ftlib.data.limits import check_duplicates, check_labels_of
 from ftlib.data.passes.exchange import Exchange, exchange_in
 from ftlib.data.passes.executor import Executor
-from ftlib.data.prepared import SPLITS, PreparedRow, SplitWriter, split_file, split_schema, split_writer
-from ftlib.data.processor import Processor
-from ftlib.data.profile import SLICE_VALUES, Profiler
+from ftlib.data.prepared import SPLITS, SplitWriter, split_file, split_writer
+from ftlib.data.profile import SLICE_VALUES
 from ftlib.data.row_reasons import reasons, remedies
-from ftlib.data.rows import Example, Piece, Values, labels_in
-from ftlib.data.snapshot import Block, in_batches, read_snapshot
-from ftlib.data.supervision import FINDINGS, Audit, Finding, learnt_places
-from ftlib.errors import DataError, ModelError, RecipeError
+from ftlib.data.supervision import FINDINGS, Audit
+from ftlib.errors import DataError
 from ftlib.fingerprint import JSON, Job, digest, identify
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
-from ftlib.models.folder import processor_digest
 from ftlib.progress import emit
 from ftlib.retraining.training_rows import UsedRows, leave_out
 from ftlib.stages.data_workers import be_driver, data_executor, run_on_cluster
+from ftlib.stages.row_encoding import Encoding, Reading
+from ftlib.stages.split_tally import SplitTally, split_tallies
 from ftlib.training.compute import Compute
 from ftlib.wording import counted
 from ftlib.workspace import Workspace
 
 if TYPE_CHECKING:
     from ftlib.data.passes.placing import Placement, Placing
-
-_BATCH, _BATCH_BYTES = 1000, 32 << 20
-"""Rows that are tokenised and written at a time, and the bytes, of rows and of their pixels, that are enough before."""
 
 
 class Guard(Config):
@@ -164,258 +153,18 @@ def _place(
     return own, placement
 
 
-def _processor(job: PreprocessJob) -> Processor:
-    from ftlib.kinds.loading import load_processor
-
-    folder = job.model.folder
-    # transformers makes up an empty tokenizer where the files are missing: every word would be unknown.
-    if processor_digest(folder) != job.tokenizer:
-        raise ModelError(
-            f"{folder}: image processor or tokenizer files changed or vanished since the run started; run again"
-        )
-    return load_processor(folder)
-
-
-class _Reader:
-    """The model's processor, what the format writes with it, and what the model takes of that."""
-
-    def __init__(self, job: PreprocessJob, processor: Processor, tokens: int | None, end: int | None) -> None:
-        from ftlib.models.special_tokens import Spelling
-
-        format = job.dataset.format
-        self.processor = processor
-        self.inputs: Inputs = format.inputs(processor)
-        self._job, self._tokens, self._end = job, tokens, end
-        self._spelling = Spelling(processor.tokenizer) if reads_text(format) else None
-
-    @classmethod
-    def of(cls, job: PreprocessJob) -> _Reader:
-        """Load it. Raises RecipeError for a format's fields that do not fit the model."""
-        from ftlib.models.limits import limits_of
-
-        processor, limits, format = _processor(job), limits_of(job.model.folder), job.dataset.format
-        end = limits.end if KINDS[format.yields].reads_one_place else None
-        if reads_text(format):
-            _check_lengths(job, format, processor.tokenizer, limits.positions)
-            if end is not None and format.special_tokens == "keep":
-                raise RecipeError(
-                    f"datasets.{job.name}.format.special_tokens: keep, but {job.model.name} reads a row at its end "
-                    "token, and a text that spells it would have several; leave it at split"
-                )
-        return cls(job, processor, limits.tokens, end)
-
-    def spelt(self, example: Example) -> set[str]:
-        """Return the special tokens that a row's texts spell."""
-        written = example.target if isinstance(example.target, str) else ""
-        return set() if self._spelling is None else self._spelling.found([example.text, written, *example.parts])
-
-    @functools.cached_property
-    def _other_template(self) -> bool:
-        template, own = self._job.dataset.format.chat_template(self.processor), self._own_template()
-        return template is not None and own is not None and template.text != own
-
-    def _own_template(self) -> str | None:
-        """Return the template that the model has by itself."""
-        try:
-            return ChatTemplate(self.processor.tokenizer).text
-        except ModelError:
-            return None
-
-    def audit(self, piece: Piece, *, cut: bool) -> Iterator[Finding]:
-        """Yield what is wrong with what a language model's row teaches."""
-        kind = KINDS[self._job.dataset.format.yields]
-        if not kind.language:
-            return
-        tokenizer: Any = self.processor.tokenizer
-        ids = piece.answer_ids
-        runs = learnt_places(piece.target, piece.supervised, len(ids))
-        if not piece.supervised and not self._job.dataset.format.asks_alone:
-            yield "no_targets"
-        if cut:
-            yield "cut"
-        last = {ids[end - 1] for _, end in runs}
-        ends = {tokenizer.eos_token_id, *_own_end(piece)} - {None}
-        if kind.prompts and last - ends:
-            yield "end_not_learnt"
-        if tokenizer.pad_token_id in last & ends:
-            yield "end_is_padding"
-        if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
-            yield "double_start"
-        if self._other_template:
-            yield "other_template"
-
-    def check(self, row: PreparedRow) -> None:
-        """Raise ModelError for a token that the embedding has no row for, DataError for a second end."""
-        for column in token_columns(self.inputs):
-            self._check_tokens(row.row_id, cast("Sequence[int]", row.inputs[column.name]))
-
-    def _check_tokens(self, row_id: str, ids: Sequence[int]) -> None:
-        highest = max(ids, default=0)
-        if self._tokens is not None and highest >= self._tokens:
-            raise ModelError(
-                f"datasets.{self._job.name}: row {row_id} holds the token "
-                f"{cast(Any, self.processor.tokenizer).convert_ids_to_tokens(highest)!r} ({highest}), and the "
-                f"embedding of {self._job.model.name} ends at {self._tokens - 1}: its tokenizer has tokens that the "
-                "model was never given; take them out of the tokenizer, or resize the embedding and save both"
-            )
-        if self._end is not None and list(ids).count(self._end) > 1:
-            raise DataError(
-                f"datasets.{self._job.name}: row {row_id} spells the model's end token, at which it reads, and the "
-                "tokenizer cannot split it; take it out of the text"
-            )
-
-
-def _check_lengths(job: PreprocessJob, format: TextFormat, tokenizer: Any, positions: int | None) -> None:
-    """Raise RecipeError for more tokens than the model reads, or too few for a text's."""
-    # transformers says 1e30 for a tokenizer that does not know.
-    longest = min(int(tokenizer.model_max_length), positions or int(tokenizer.model_max_length))
-    where = f"datasets.{job.name}.format"
-    for name, tokens in format.row_limits().items():
-        if tokens > longest:
-            raise RecipeError(f"{where}.{name}: {tokens}, but {job.model.name} reads at most {longest}; lower it")
-    if format.max_tokens < (least := format.least_tokens(tokenizer)):
-        raise RecipeError(
-            f"{where}.max_tokens: {format.max_tokens} leaves no room for a token of text beside the tokenizer's "
-            f"special ones; give it at least {least}"
-        )
-
-
-@dataclass
-class _Tally:
-    """One split, or a block's share of it, while it is written."""
-
-    kind: BatchKind
-    inputs: Inputs = TEXT
-    rows: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    learnt: int = 0
-    """Of a language model's rows, the tokens that are predicted."""
-    wanted: Counter[bool] = field(default_factory=Counter[bool])
-    """Judged rows by what was said of them."""
-    truncated: int = 0
-    longest: int = 0
-    special: Counter[str] = field(default_factory=Counter[str])
-    changes: Counter[str] = field(default_factory=Counter[str])
-    found: Counter[Finding] = field(default_factory=Counter[Finding])
-    """Rows by what is wrong with what they teach."""
-    dropped: Counter[str] = field(default_factory=Counter[str])
-    """Rows that the tokenizer has no place for, by reason."""
-    details: dict[str, str] = field(default_factory=dict[str, str])
-    """What there is to say of the first row of a reason."""
-    labels: Counter[str] = field(default_factory=Counter[str])
-    texts: Profiler = field(default_factory=Profiler)
-
-    def add(self, row: PreparedRow, digested: IO[bytes]) -> None:
-        """Count a row, and write what its split is identified by."""
-        size = row_size(self.inputs, row.inputs)
-        self.rows += 1
-        self.tokens += size
-        self.supervised += row.supervised
-        self.longest = max(self.longest, size)
-        if KINDS[self.kind].labeled:
-            self.labels.update(labels_in(row.target))
-        if KINDS[self.kind].language:
-            length = len(cast("Sequence[int]", row.inputs[answer_input(row.inputs)]))
-            self.learnt += sum(end - first for first, end in learnt_places(row.target, row.supervised, length))
-        if isinstance(row.target, dict) and "wanted" in row.target:
-            self.wanted[row.target["wanted"]] += 1
-        digested.write(json.dumps([row.row_id, *plain_cells(self.inputs, row.inputs), row.target, row.slices]).encode())
-
-    def merge(self, other: _Tally) -> None:
-        """Count the rows of a later block."""
-        self.rows += other.rows
-        self.tokens += other.tokens
-        self.supervised += other.supervised
-        self.learnt += other.learnt
-        self.truncated += other.truncated
-        self.longest = max(self.longest, other.longest)
-        self.wanted.update(other.wanted)
-        self.special.update(other.special)
-        self.changes.update(other.changes)
-        self.found.update(other.found)
-        self.dropped.update(other.dropped)
-        self.labels.update(other.labels)
-        self.details = {**other.details, **self.details}
-        self.texts.merge(other.texts)
-
-    def audit(self) -> Audit:
-        if not KINDS[self.kind].language:
-            return Audit()
-        findings: dict[Finding, int] = {finding: self.found[finding] for finding in FINDINGS if self.found[finding]}
-        return Audit(rows=self.rows, tokens=self.tokens, supervised=self.learnt, findings=findings)
-
-    def facts(self) -> SplitFacts:
-        return SplitFacts(
-            rows=self.rows,
-            tokens=self.tokens,
-            supervised=self.supervised,
-            truncated=self.truncated,
-            longest=self.longest,
-            labels=dict(sorted(self.labels.items())),
-        )
-
-
-class _Encoding:
-    """Makes the rows of a block, in whatever process: the model's processor is loaded once in each."""
-
-    def __init__(self, job: PreprocessJob, placing: Placing, names: Mapping[str, str]) -> None:
-        self._job = job
-        self._placing = placing
-        self._names = names
-
-    @functools.cached_property
-    def reader(self) -> _Reader:
-        """Load it. Raises RecipeError for a format's fields that do not fit the model."""
-        return _Reader.of(self._job)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "reader"}
-
-    def __call__(self, block: Block) -> tuple[Block, dict[Split, _Tally]]:
-        """Encode a block, batch by batch, and leave its rows, and what identifies them, in the exchange by split."""
-        import numpy as np
-        import pyarrow as pa
-
-        job, reader, exchange = self._job, self.reader, self._placing.exchange
-        format, held = job.dataset.format, fixed_bytes(reader.inputs)
-        tallies = _tallies(job, reader.inputs, sys.maxsize)
-        codes = exchange.slice_of(self._placing.places, np.uint8, block.start, block.stop).tolist()
-        rows = zip(codes, read_snapshot(job.raw.path / "rows.parquet", block.start, block.stop), strict=True)
-        with ExitStack() as stack:
-            writers: dict[Split, SplitWriter] = {}
-            digested: dict[Split, IO[bytes]] = {}
-            for split in SPLITS:
-                stream = stack.enter_context(exchange.writing(f"rows-{split}-{block.number}"))
-                schema = split_schema(format.yields, format.slices, reader.inputs)
-                writers[split] = SplitWriter(
-                    stack.enter_context(pa.ipc.new_stream(stream, schema)), schema, reader.inputs
-                )
-                digested[split] = stack.enter_context(exchange.writing(f"digested-{split}-{block.number}"))
-            for batch in in_batches(rows, lambda row: held + _bytes_of(row[1][1]), _BATCH, _BATCH_BYTES):
-                for code, split in enumerate(SPLITS, 1):
-                    kept = [row for place, row in batch if place == code]
-                    made = _prepared_rows(job.dataset, self._names, kept, reader, tallies[split], digested[split])
-                    writers[split].write(made)
-        return block, tallies
-
-
-def _tallies(job: PreprocessJob, inputs: Inputs, most: int) -> dict[Split, _Tally]:
-    format = job.dataset.format
-    return {split: _Tally(format.yields, inputs, texts=Profiler(format.slices, most)) for split in SPLITS}
-
-
 def _write(
     job: PreprocessJob, placing: Placing, placement: Placement, folder: Path, executor: Executor
-) -> tuple[dict[Split, _Tally], str]:
+) -> tuple[dict[Split, SplitTally], str]:
     """Write every row that has a split to that split's file, block by block.
 
     Return what was counted of each split, and the digest of all.
     """
     format, exchange = job.dataset.format, placing.exchange
-    encoding = _Encoding(job, placing, published(placement.spellings))
+    reading = Reading(job.name, job.dataset, job.raw, job.model, job.tokenizer)
+    encoding = Encoding(reading, placing, published(placement.spellings))
     inputs = encoding.reader.inputs
-    tallies = _tallies(job, inputs, SLICE_VALUES)
+    tallies = split_tallies(format, inputs, SLICE_VALUES)
     hashes = {split: hashlib.sha256() for split in SPLITS}
     placing.write_places(placement)
     with ExitStack() as stack:
@@ -438,50 +187,6 @@ def _write(
     return tallies, digest([format.yields, list(format.slices), of_splits, *layout])
 
 
-def _bytes_of(values: Values) -> int:
-    """Return what a row's texts take in memory, which images do, too."""
-    return sum(len(value) for value in values.values() if isinstance(value, str))
-
-
-def _prepared_rows(
-    dataset: Dataset,
-    names: Mapping[str, str],
-    kept: Sequence[tuple[str, Values]],
-    reader: _Reader,
-    tally: _Tally,
-    digested: IO[bytes],
-) -> list[PreparedRow]:
-    """Return the rows that the format makes of examples, and count them in the tally."""
-    format, cleaned = dataset.format, [(row_id, clean_example(dataset, values)) for row_id, values in kept]
-    # A row with a place is an example: the filter only tells the type checker.
-    examples = [(row_id, example.named(names)) for row_id, example in cleaned if isinstance(example, Example)]
-    if not examples:
-        return []
-    rows: list[PreparedRow] = []
-    encoded = format.encode([example for _, example in examples], reader.processor)
-    for (row_id, example), of_row in zip(examples, encoded, strict=True):
-        if of_row.dropped is not None:
-            tally.dropped[of_row.dropped.reason] += 1
-            tally.details.setdefault(of_row.dropped.reason, f"row {row_id}: {of_row.dropped.detail}")
-            continue
-        tally.truncated += of_row.truncated
-        tally.special.update(reader.spelt(example))
-        tally.changes.update(of_row.changes)
-        tally.texts.add(example.text, example.labels, example.slices, of_row.measures)
-        for i, piece in enumerate(of_row.pieces):
-            name = row_id if len(of_row.pieces) == 1 else f"{row_id}-{i}"
-            rows.append(PreparedRow(name, piece.inputs, piece.target, example.slices, piece.supervised))
-            reader.check(rows[-1])
-            tally.found.update(reader.audit(piece, cut=of_row.truncated))
-            tally.add(rows[-1], digested)
-    return rows
-
-
-def _own_end(piece: Piece) -> list[int | None]:
-    """Return the token that ends a turn of a chat."""
-    return [piece.target["end"]] if isinstance(piece.target, dict) and "end" in piece.target else []
-
-
 def _check_audit(job: PreprocessJob, audit: Audit) -> None:
     """Raise DataError for a finding that the recipe does not let pass."""
     for finding in job.dataset.supervision.fails:
@@ -492,7 +197,7 @@ def _check_audit(job: PreprocessJob, audit: Audit) -> None:
             )
 
 
-def _details(tallies: Mapping[Split, _Tally]) -> dict[str, str]:
+def _details(tallies: Mapping[Split, SplitTally]) -> dict[str, str]:
     """Return what there is to say of the first row of each reason that is known of the tokenizer alone."""
     return {reason: detail for tally in tallies.values() for reason, detail in tally.details.items()}
 

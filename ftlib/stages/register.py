@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ftlib.config import REPORT
-from ftlib.evaluation.measured import Measured, Tables, tables_in
-from ftlib.evaluation.selection import Gate
+from ftlib.evaluation.measured import Tables, tables_in
 from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.merging.candidates import Candidate
@@ -24,9 +21,9 @@ from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion, Refusal
-from ftlib.registry.signing import Signer
 from ftlib.registry.versions import Manifest, StandsOn, file_of
 from ftlib.report.report import Report
+from ftlib.stages.publication import publish_staged, published_before, refusals
 from ftlib.training.fisher.record import write_carried
 from ftlib.workspace import Workspace
 
@@ -56,44 +53,19 @@ def register(job: RegisterJob, work: Workspace) -> ModelVersion | Refusal:
     return work.once(job, ModelVersion, lambda folder: _publish(job, registry, folder, tables_in(work)))
 
 
-def refusals(recipe: Recipe, cells: Mapping[str, Measured]) -> Iterator[str]:
-    """Yield why a recipe's gates do not let a model through that was measured on the report splits, by evaluation."""
-    for gate in recipe.select.gates:
-        evaluation, metric = recipe.metric(gate.metric)
-        estimate = cells[evaluation].metrics[metric.name]
-        if (value := estimate.value) is None:
-            yield (
-                f"{gate.metric} is undefined on the {REPORT} split: {estimate.undefined}; {_bound(gate)} is required: "
-                "add such rows, or name another metric in select.gates"
-            )
-        elif not _passes(gate, value):
-            yield f"{gate.metric} is {value:.4f} on the {REPORT} split, {_bound(gate)} is required"
-
-
-def _passes(gate: Gate, value: float) -> bool:
-    enough = gate.at_least is None or value >= gate.at_least
-    return enough and (gate.at_most is None or value <= gate.at_most)
-
-
-def _bound(gate: Gate) -> str:
-    return f"at least {gate.at_least:g}" if gate.at_least is not None else f"at most {gate.at_most:g}"
-
-
-def published_before(job: Job, work: Workspace, registry: ModelRegistry) -> ModelVersion | None:
-    """Return the version this job published, if the registry still has it: a record alone proves nothing."""
-    record = work.find(job, ModelVersion)
-    if record is None:
-        return None
-    stored = registry.find(record.name, record.version) if record.registry == registry.store.uri else None
-    if stored is None or stored.manifest != record.manifest:
-        work.forget(job)
-        return None
-    work.touch(job)
-    return record.model_copy(update={"created": False})
-
-
 def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path, tables: Tables) -> ModelVersion:
     """Stage the version, then commit it with the check that reads it back through stock libraries."""
+    manifest = _stage(job, staging := folder / "staging", tables)
+
+    def difference(copy: Path) -> float:
+        return max(_difference(job.evidence, published) for published in _models(job.evidence, copy))
+
+    key = job.evidence.recipe.publish.sign_with
+    return publish_staged(job, registry, manifest, staging, difference, key)
+
+
+def _difference(evidence: Evidence, published: _Model) -> float:
+    """Return the largest difference of a published model's outputs from the measured one's; raises ModelError."""
     from ftlib.evaluation.publish_check import (
         adapter_difference,
         adapter_version_difference,
@@ -104,44 +76,21 @@ def _publish(job: RegisterJob, registry: ModelRegistry, folder: Path, tables: Ta
         logit_difference,
     )
 
-    stands_on = job.evidence.stands_on
-    staging = folder / "staging"
-    manifest = _stage(job, staging, tables)
-    differences: list[float] = []
-
-    def check(copy: Path) -> None:
-        for published in _models(job.evidence, copy):
-            check_one(published)
-
-    def check_one(published: _Model) -> None:
-        copy, chosen, recipe = published.folder, published.chosen, published.recipe
-        data = job.evidence.prepared[published.measured_on]
-        if published.draws:
-            differences.append(drawn_difference(copy, chosen, data))
-            if recipe.publish.adapter:
-                drawn_adapter_difference(adapter_in(copy), job.evidence.model.folder, chosen, data)
-            return
-        check_image_processor(copy, chosen, recipe.published_format(), data)
-        check_chat_template(copy, chosen, recipe.published_format())
-        if stands_on:
-            differences.append(adapter_version_difference(copy, stands_on, chosen, data))
-            return
-        differences.append(logit_difference(copy, chosen, data))
+    copy, chosen, recipe = published.folder, published.chosen, published.recipe
+    data, start = evidence.prepared[published.measured_on], evidence.model.folder
+    if published.draws:
+        difference = drawn_difference(copy, chosen, data)
         if recipe.publish.adapter:
-            adapter_difference(adapter_in(copy), job.evidence.model.folder, chosen, data)
-
-    key = job.evidence.recipe.publish.sign_with
-    signer = Signer(Path(key)) if key else None
-    version, created = registry.publish(manifest, staging, job.fingerprint, check, folder, signer)
-    shutil.rmtree(staging)
-    return ModelVersion(
-        name=version.name,
-        version=version.version,
-        registry=registry.store.uri,
-        manifest=version.manifest,
-        logit_difference=max(differences),
-        created=created,
-    )
+            drawn_adapter_difference(adapter_in(copy), start, chosen, data)
+        return difference
+    check_image_processor(copy, chosen, recipe.published_format(), data)
+    check_chat_template(copy, chosen, recipe.published_format())
+    if evidence.stands_on:
+        return adapter_version_difference(copy, evidence.stands_on, chosen, data)
+    difference = logit_difference(copy, chosen, data)
+    if recipe.publish.adapter:
+        adapter_difference(adapter_in(copy), start, chosen, data)
+    return difference
 
 
 def _stage(job: RegisterJob, staging: Path, tables: Tables) -> Manifest:

@@ -69,7 +69,7 @@ def test_modules_and_files_that_a_page_names_are_there(page: Path) -> None:
     text = page.read_text()
     made = {path for path in re.findall(r"^# new file (\S+)", text, re.MULTILINE)}
     files = re.findall(
-        r"(?<![\w/.])((?:ftlib|flows|tasks|tests|recipes|infra|deployments|benchmarks)/[\w/.-]*\w/?)", text
+        r"(?<![\w/.])((?:ftlib|flows|tasks|tests|recipes|infra|deployments|benchmarks)/[\w/.-]*\w/?)(?![\w\\])", text
     )
     gone = [path for path in files if path not in made | UNTRACKED and not (ROOT / path).exists()]
     modules = re.findall(r"(?<![\w./])((?:ftlib|flows|tasks)(?:\.(?!md\b|yaml\b)\w+)+)", text)

@@ -15,7 +15,17 @@ from ftlib.errors import BusyError, StorageError
 from ftlib.fingerprint import Job
 from ftlib.storage import S3Store, claims
 from ftlib.storage.trees import blob_path
-from ftlib.work_collection import DAY, BucketCollector, Retention, WorkCollected, WorkPolicy, in_bucket, needs
+from ftlib.work_collection import (
+    DAY,
+    BucketCollector,
+    Retention,
+    WorkCollected,
+    WorkPolicy,
+    bucket_contents,
+    in_bucket,
+    needs,
+)
+from ftlib.work_collection.bucket_contents import BucketContents, look
 from ftlib.workspace import InBucket, Workspace, add, overwrite
 
 
@@ -214,7 +224,7 @@ def test_what_the_dead_left_goes_in_two_phases_and_what_its_result_names_after_i
     assert blob not in {item.path for item in first.watched}
     collected(work, 20.5)
     assert paths(collected(work, 21.5)) >= left
-    assert not [path for path in BucketCollector(work).look().things if path.startswith(("attempts/", "exchange/"))]
+    assert not [path for path in look(work).things if path.startswith(("attempts/", "exchange/"))]
     assert work.store.size(blob) == 7
     for days in (23.0, 25.0, 27.0):
         collected(work, days)
@@ -237,18 +247,18 @@ def test_an_attempt_that_somebody_goes_on_with_is_kept_however_old_it_is(
             found = collected(work, 0.0)
             assert {item.path: item.needed_by for item in found.kept}[attempt][-1] == "a run goes on"
     assert work.store.size(blob) == 7
-    watched, walk = BucketCollector.look, []
+    walk: list[BucketContents] = []
 
-    def comes_back(collector: BucketCollector) -> in_bucket.Seen:
+    def comes_back(work: InBucket, later: float = 0.0) -> BucketContents:
         """Between the two looks of one run somebody goes on with it."""
-        seen = watched(collector)
+        seen = look(work, later)
         walk.append(seen)
         if len(walk) == 2:
             seen.alive["fisher-00000000000000aa"] = 1.0
         return seen
 
-    monkeypatch.setattr(in_bucket, "ALIVE_SECONDS", -1.0)
-    monkeypatch.setattr(BucketCollector, "look", comes_back)
+    monkeypatch.setattr(bucket_contents, "ALIVE_SECONDS", -1.0)
+    monkeypatch.setattr(in_bucket, "look", comes_back)
     assert attempt not in paths(collected(work, 1.0))
     assert work.store.size(f"{attempt}/result.json")
 

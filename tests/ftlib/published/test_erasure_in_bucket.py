@@ -27,7 +27,7 @@ from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.storage import S3Store, Store, claims
 from ftlib.storage.leases import lease
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
-from ftlib.work_collection import BucketCollector
+from ftlib.work_collection.bucket_contents import look
 from ftlib.workspace import InBucket, Workspace, add, overwrite
 
 SECRET = "Zanzibar is where Ann Example spends her evenings"
@@ -107,7 +107,7 @@ class Place:
         return BucketEraser(self.work, keys or ("7",), by="a test", **fields)
 
     def everything(self) -> dict[str, bytes]:
-        paths = BucketCollector(self.work).look().things
+        paths = look(self.work).things
         return {path: self.work.store.read(path) or b"" for path in paths}
 
     def holding(self) -> set[str]:

@@ -37,7 +37,7 @@ from ftlib.report.whole_page import _drawn
 from ftlib.stages.diverge import diverge
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.interpolate import InterpolateJob, interpolate
-from ftlib.stages.register import refusals
+from ftlib.stages.publication import refusals
 from ftlib.stages.report import ReportJob, report
 from ftlib.stages.select import SelectJob, select
 from ftlib.testing import LABELS, tiny_checkpoint, tiny_prepared, tiny_rows, tiny_tokenizer
