@@ -8,9 +8,10 @@ from ftlib.evaluation.reward_models import weights_of
 from ftlib.merging.siblings import find_sibling, named_apart
 from ftlib.models.adapter import Bases, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.companion import check_companion
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
-from ftlib.training.phase import Phase
+from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.workspace import Workspace
 
 
@@ -40,6 +41,25 @@ def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, Fou
         for phase in recipe.phases
         if phase.beside
     }
+
+
+def check_companions(
+    recipe: Recipe, model: FoundModel, elsewhere: Mapping[str, Mapping[str, FoundModel]], labels: tuple[str, ...] = ()
+) -> None:
+    """Raise ModelError, before anything trains, for a companion from elsewhere that cannot be asked the model's rows.
+
+    `labels` are those that training sees, as soon as they are known. A reward model and a critic read texts, each by a
+    tokenizer of its own.
+    """
+    for phase in recipe.phases:
+        found, solves = elsewhere.get(phase.name, {}), phase.tuning.asks(recipe.kind(phase))
+        answers = labels if phase in recipe.answering_phases else ()
+        for name, companion in found.items():
+            if name == CRITIC or (name in phase.companions and getattr(phase.objective, "writes", False)):
+                continue
+            where = "answers" if name == ANSWERS else f"{'scores' if name in phase.scores else 'companions'}.{name}"
+            apart = name == ANSWERS or name in solves  # has no head that answers as the model's does
+            check_companion(f"phases[{phase.name}].{where}", companion, model.tokenizer, () if apart else answers)
 
 
 def found_siblings(recipe: Recipe, work: Workspace) -> list[Checkpoint]:

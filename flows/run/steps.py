@@ -114,6 +114,8 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if r.added_tokens:
         added = yield from step(add_tokens, AddTokensJob(model=model, tokens=r.added_tokens))
         model = added and added.found(model.name)
+    if model:
+        models_beside.check_companions(r, model, given.companions)
     raw = yield from ingested(r, given.files, given.forgotten)
     prepared: dict[str, PreparedDataset] = {}
     for name in r.datasets:
@@ -123,6 +125,7 @@ def prepare(r: Recipe, given: Inputs) -> Steps[Data | None]:
     if raw is None or model is None or len(prepared) < len(r.datasets):
         return None
     labels = check_labels(r, prepared, given.names)
+    models_beside.check_companions(r, model, given.companions, labels)
     tasks = check_tasks(r, prepared, given.task_names)
     check_parts(r, prepared)
     for words in (*task_spelling_notes(r, prepared, labels, tasks), *rare_label_notes(r, prepared)):

@@ -57,6 +57,7 @@ DropReason = Literal[
     "missing_text",
     "empty_text",
     "text_not_a_string",
+    "image_as_text",
     "missing_label",
     "empty_label",
     "label_not_a_name",
@@ -123,6 +124,8 @@ DropReason = Literal[
 REMEDIES: Mapping[str, str] = MappingProxyType(
     {
         "text_not_a_string": "the text column holds numbers, lists or objects; write text",
+        "image_as_text": "the text column holds images (data:image/...); take such rows out, or read images from a "
+        "column of their own by format labeled_image",
         "caption_not_a_string": "the caption column holds numbers, lists or objects; write text",
         "label_not_a_name": "a label is a text, a whole number, true or false; format multi_label_text reads lists of "
         "labels, scored_text numbers with a fraction, and an object's field needs a column of its own",

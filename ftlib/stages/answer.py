@@ -13,6 +13,7 @@ from ftlib.errors import DataError
 from ftlib.evaluation.room import check_room
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.companion import check_companion
 from ftlib.progress import note
 from ftlib.stages.score import SCORED
 from ftlib.training.compute import Compute
@@ -52,7 +53,6 @@ def _build(job: AnswerJob, folder: Path, work: Workspace) -> PreparedDataset:
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.written_answers import WritePlan
     from ftlib.models.limits import limits_of
-    from ftlib.training.loops.companions import check_companion
 
     check_companion(f"answer {job.name}", job.model, job.tokenizer, ())
     for split in SCORED:

@@ -14,6 +14,7 @@ from ftlib.errors import ModelError
 from ftlib.fingerprint import Job, digest, file_digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import Checkpoint, FoundModel
+from ftlib.models.companion import check_companion
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
@@ -58,7 +59,6 @@ def _build(job: ScoreJob, folder: Path, work: Workspace) -> PreparedDataset:
     """Copy the splits, with one more column in those that training reads."""
     from ftlib.evaluation.inference import infer_here
     from ftlib.evaluation.row_scores import ScorePlan
-    from ftlib.training.loops.companions import check_companion
 
     where = f"score {job.name}"
     check_companion(where, job.model, job.tokenizer, job.labels)

@@ -15,6 +15,7 @@ from ftlib.fingerprint import Job, digest
 from ftlib.kinds.kind import KINDS
 from ftlib.models.adapter import adapter_digest, read_base
 from ftlib.models.checkpoint import Base, Checkpoint, FoundModel, Snapshot, model_in, snapshot_in, task_in
+from ftlib.models.companion import check_companion
 from ftlib.models.folder import config_digest, is_adapter, weights_digest
 from ftlib.training.checkpoints.run_place import RunPlace, attempt_of
 from ftlib.training.compute import Compute
@@ -116,7 +117,6 @@ def _check_fresh_head(job: TrainJob) -> None:
 
 def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
     """Run the plan here or on Ray, and say in a record what the workers left."""
-    from ftlib.training.loops.companions import check_companion
     from ftlib.training.worker import SNAPSHOT, begin, outcome, work
 
     _check_packs(job)

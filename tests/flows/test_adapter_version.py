@@ -25,7 +25,8 @@ from ftlib.kinds.published_processor import settle_processor
 from ftlib.merging.candidate_weights import write_candidate
 from ftlib.merging.interpolation import Soup
 from ftlib.models.adapter import find_any
-from ftlib.models.checkpoint import Base
+from ftlib.models.bottlenecks import put_bottlenecks_over
+from ftlib.models.checkpoint import Base, Checkpoint
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.published.ancestry import Ancestry
@@ -255,39 +256,72 @@ def test_a_recipe_whose_adapter_leads_nowhere_is_refused_before_training(
         load_recipe(path)
 
 
-@pytest.mark.slow
-def test_a_version_under_a_prompt_is_asked_and_trained_on(tmp_path: Path):
-    """P-tuning's prompt: its card says what stock peft needs, and prompt tuning goes on with it."""
-    prompted = {"kind": "p_tuning", "virtual_tokens": 4, "hidden": 8}
-    path = written(tmp_path, interpolation={"kind": "off"}, select={"rule": "best", "by": "away/accuracy"})
+def over_stock(pulled: Path, base: str) -> Any:
+    """Return what stock libraries make of an adapter over its base; of bottlenecks, what the card says."""
+    config = AutoConfig.from_pretrained(pulled)
+    stock = AutoModelForSequenceClassification.from_pretrained(
+        base, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
+    if "put_bottlenecks_over" in (pulled / "README.md").read_text():
+        return put_bottlenecks_over(stock, pulled)
+    return peft.PeftModel.from_pretrained(stock, pulled).eval()
+
+
+def asked_version(folder: Path, tuning: dict[str, Any]) -> tuple[Recipe, Workspace, Outcome, Path]:
+    """Run a recipe that ends in an adapter, and hold what its version says against stock libraries."""
+    path = written(folder, interpolation={"kind": "off"}, select={"rule": "best", "by": "away/accuracy"})
     content = yaml.safe_load(path.read_text())
-    content["phases"][1]["tuning"] = prompted
+    content["phases"][1]["tuning"] = tuning
     path.write_text(yaml.safe_dump(content))
-    recipe, work = load_recipe(path), Workspace(tmp_path / "work")
+    recipe, work = load_recipe(path), Workspace(folder / "work")
     given = Inputs(find_model(recipe.model), pinned(recipe, work))
     outcome = walk(steps(recipe, work, given), lambda step: step.stage(step.job, work))
     assert outcome is not None
     assert isinstance(outcome.result, ModelVersion)
-    assert outcome.result.logit_difference == 0.0
-    registry, pulled = ModelRegistry(recipe.publish.to.store()), tmp_path / "pulled"
+    registry, pulled = ModelRegistry(recipe.publish.to.store()), folder / "pulled"
     registry.pull(registry.version(recipe.publish.name), pulled)
-    config = AutoConfig.from_pretrained(pulled)
-    stock = AutoModelForSequenceClassification.from_pretrained(given.model.uri, config=config, dtype=torch.float32)
-    theirs: Any = peft.PeftModel.from_pretrained(stock, pulled).eval()
+    assert not list(pulled.rglob("model*.safetensors"))
+    tokens = AutoTokenizer.from_pretrained(pulled)(TEXTS, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        tokens = AutoTokenizer.from_pretrained(pulled)(TEXTS, padding=True, return_tensors="pt")
-        said = theirs(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits.softmax(-1)
+        inputs = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+        said = over_stock(pulled, given.model.uri)(**inputs).logits.softmax(-1)
     ours = list(predict(pulled, TEXTS))
     np.testing.assert_allclose([[*one.model_dump()["probabilities"].values()] for one in ours], said, atol=1e-5)
-    assert "A prompt of 4 places stands before every text" in (pulled / "README.md").read_text()
+    return recipe, work, outcome, pulled
+
+
+def started_from(pulled: Path, recipe: Recipe, work: Workspace, outcome: Outcome) -> Checkpoint:
+    """Return a version as a phase's start."""
     model = find_any(ModelRef(path=str(pulled)), models_beside.bases(recipe, work))
-    evidence = outcome.evidence
-    assert evidence is not None
-    start = base(jobs.base_job(recipe, model, evidence.checkpoints[0].labels), work)
-    again = {**prompted, "kind": "prompt_tuning"}
-    del again["hidden"]
+    start = base(jobs.base_job(recipe, model, outcome.evidence.checkpoints[0].labels), work)
+    assert (start.form, start.base) == ("adapter", model.base)
+    return start
+
+
+@pytest.mark.parametrize(
+    "kind", ["houlsby", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ia3", "prefix_tuning"))]
+)
+def test_a_version_by_other_adapters_is_asked_and_trained_on(tmp_path: Path, kind: str):
+    fields = {"houlsby": {"width": 4}, "ia3": {"keep": "adapter"}, "prefix_tuning": {"virtual_tokens": 4}}[kind]
+    recipe, work, outcome, pulled = asked_version(tmp_path, {"kind": kind, **fields})
+    assert outcome.result.logit_difference <= 1e-5  # type: ignore[union-attr]
+    start = started_from(pulled, recipe, work, outcome)
+    after = train(jobs.train_job(recipe, recipe.phases[1], [start], outcome.evidence.prepared, {}), work)
+    assert (after.form, after.base, after.parent) == ("adapter", start.base, start.weights)
+    assert after.weights != start.weights
+
+
+@pytest.mark.slow
+def test_a_version_under_a_prompt_is_asked_and_trained_on(tmp_path: Path):
+    """P-tuning's prompt: its card says what stock peft needs, and prompt tuning goes on with it."""
+    prompted = {"kind": "p_tuning", "virtual_tokens": 4, "hidden": 8}
+    recipe, work, outcome, pulled = asked_version(tmp_path, prompted)
+    assert outcome.result.logit_difference == 0.0  # type: ignore[union-attr]
+    assert "A prompt of 4 places stands before every text" in (pulled / "README.md").read_text()
+    start, evidence = started_from(pulled, recipe, work, outcome), outcome.evidence
+    again = {"kind": "prompt_tuning", "virtual_tokens": 4}
     phase = type(recipe.phases[1]).model_validate({**recipe.phases[1].model_dump(), "tuning": again})
     after = train(jobs.train_job(recipe, phase, [start], evidence.prepared, {}), work)
-    assert (after.form, after.base) == ("adapter", model.base)
+    assert (after.form, after.base) == ("adapter", start.base)
     with pytest.raises(RecipeError, match="encoder is not saved"):
         train(jobs.train_job(recipe, recipe.phases[1], [start], evidence.prepared, {}), work)

@@ -19,7 +19,7 @@ from flows.run.steps import inputs, steps
 from ftlib.config import BatchKind, Config
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
-from ftlib.errors import RecipeError
+from ftlib.errors import ModelError, RecipeError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.open_split import open_split
 from ftlib.models.checkpoint import Checkpoint
@@ -70,6 +70,38 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, large: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(tmp_path_factory.mktemp("work"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "named", "stages"),
+    [
+        (LABELS, r"phases\[tune\]\.scores\.teacher: its tokenizer or image processor is not the model's", set()),
+        (
+            LABELS[::-1],
+            r"phases\[tune\]\.scores\.teacher: its labels are sales, bug, billing, the model's billing, bug, sales",
+            {"ingest", "preprocess"},
+        ),
+    ],
+)
+def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_trains(
+    tmp_path: Path, labels: tuple[str, ...], named: str, stages: set[str]
+) -> None:
+    """Another tokenizer before a row is read, other labels as soon as those of the rows are known."""
+    teacher = tiny_classifier(tmp_path / "teacher", labels, seed=3)
+    if not stages:
+        (teacher / "tokenizer_config.json").write_text('{"model_max_length": 64}')
+    taught = {"objective": "{kind: distillation}", "scores": f"{{teacher: {{model: {{path: {teacher}}}}}}}"}
+    recipe = load_recipe(tiny_recipe(tmp_path), [f"phases.tune.{name}={value}" for name, value in taught.items()])
+    work, made = Workspace(tmp_path / "work"), list[str]()
+
+    def make(step: Step) -> Any:
+        assert step.job
+        made.append(step.job.stage)
+        return step.stage(step.job, work)
+
+    with pytest.raises(ModelError, match=named):
+        walk(steps(recipe, work, inputs(recipe, work)), make)
+    assert {*made} == stages
 
 
 def weight_bytes(folder: Path) -> int:

@@ -238,6 +238,8 @@ def test_tunings_are_offered_by_their_words() -> None:
     assert tunings(lambda tuning: tuning.moves_head_only) == ["linear_probe", "zero_shot"]
     assert tunings(lambda tuning: tuning.makes_adapter) == ["ia3", "lora", "qlora"]
     assert tunings(lambda tuning: not tuning.takes_steps) == ["linear_probe", "zero_shot"]
+    # All others end in weights that stock transformers loads.
+    assert tunings(lambda tuning: not tuning.merges) == ["houlsby", "p_tuning", "prefix_tuning", "prompt_tuning"]
 
 
 def test_images_cost_two_lines_a_union_and_a_row_of_the_table() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -189,6 +190,7 @@ def test_recipe_runs_to_a_published_version(
         check_found(record.result, record.evidence.recipe, tmp_path)
     if kind == "chats":
         check_chat(record.result, record.evidence.recipe.publish.to.store(), tmp_path)
+        assert re.search(r"[\d,]+ of [\d,]+ tokens are learnt", (record.report.path / "report.md").read_text())
     if dense and kind in ("labeled", "multi_labeled", "scored", "compared"):
         check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
     if any(phase.principles for phase in record.evidence.recipe.phases):  # its rows go through the most stages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from ftlib.data.inputs import INPUT_IDS, SEGMENTS
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.row_targets import Target
 from ftlib.data.rows import Dropped, Encoded, Example, Piece, Values
+
+_IMAGE = re.compile(r"\s*data:image/[\w.+-]+;base64,")
+"""How a text begins that is an image, as tables and web pages spell one."""
 
 
 class TextFormat(FormatBase, ABC):
@@ -51,7 +55,9 @@ def text_of(values: Values, column: str) -> str | Dropped:
     text = values.get(column)
     if text is None:
         return Dropped("missing_text")
-    return text if isinstance(text, str) else Dropped("text_not_a_string")
+    if not isinstance(text, str):
+        return Dropped("text_not_a_string")
+    return Dropped("image_as_text") if _IMAGE.match(text) else text
 
 
 def encode_texts(

@@ -8,10 +8,7 @@ from ftlib.errors import ModelError
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.loading import load_unread
-from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.folder import labels_of
 from ftlib.training.plan import Plan
-from ftlib.wording import some
 
 
 def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
@@ -30,21 +27,3 @@ def load_companions(plan: Plan, collate: Collator) -> dict[str, nn.Module]:
             )
         companions[name] = companion.requires_grad_(False)
     return companions
-
-
-def check_companion(where: str, companion: FoundModel | Checkpoint, tokenizer: str, labels: tuple[str, ...]) -> None:
-    """Raise ModelError for a companion that reads other inputs than the model, or answers with other labels.
-
-    `tokenizer` is the digest of what makes the model's inputs, `labels` are in the order of its logits.
-    """
-    if companion.tokenizer != tokenizer:
-        raise ModelError(
-            f"{where}: its tokenizer or image processor is not the model's, and rows are prepared once, for the model; "
-            "choose a companion with the same files of them"
-        )
-    theirs = companion.labels if isinstance(companion, Checkpoint) else labels_of(companion.folder)
-    if labels and theirs != labels:
-        raise ModelError(
-            f"{where}: its labels are {some(theirs) or 'none'}, the model's {some(labels)}, in that order; choose a "
-            "companion with a head for the same ones"
-        )

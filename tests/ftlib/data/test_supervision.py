@@ -89,6 +89,23 @@ def test_padding_that_is_the_end_is_told(tmp_path: Path) -> None:
     assert data.audit.findings["end_is_padding"] == data.splits["train"].rows
 
 
+def test_rows_that_teach_nothing_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of which the tokenizer makes no token, and no end either: an accent that stands alone."""
+    from ftlib.testing import tiny_chat_tokenizer
+
+    tokenizer = tiny_chat_tokenizer()
+    tokenizer.eos_token = None
+    monkeypatch.setattr("ftlib.testing.models.tiny_chat_tokenizer", lambda _=None: tokenizer)
+    rows = [{**row, "completion": "\u0301" if i % 4 else row["completion"]} for i, row in enumerate(tiny_prompts(60))]
+    how: Any = {"kind": "prompt_completion", "prompt": "prompt", "completion": "completion", "max_tokens": 100}
+    data = prepared(tmp_path / "told", rows=rows, **how)
+    bare = data.audit.findings["no_targets"]
+    assert 0 < bare < data.audit.rows == data.splits["train"].rows
+    assert data.splits["train"].supervised > 0
+    with pytest.raises(DataError, match=rf"^datasets.d: {bare} of .* teach nothing; correct.*supervision.fails"):
+        prepared(tmp_path / "fails", rows=rows, fails=("no_targets",), **how)
+
+
 def test_completions_and_plain_texts_are_audited_too(tmp_path: Path) -> None:
     prompts: Any = {"kind": "prompt_completion", "prompt": "prompt", "completion": "completion"}
     assert prepared(tmp_path / "a", rows=tiny_prompts(40), max_tokens=100, **prompts).audit.findings == {}

@@ -8,7 +8,14 @@ import pytest
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.evaluation.selection import Select
-from ftlib.recipe.preflight import check_labels, check_registry, check_rule, rare_label_notes, spelling_notes
+from ftlib.recipe.preflight import (
+    check_labels,
+    check_parts,
+    check_registry,
+    check_rule,
+    rare_label_notes,
+    spelling_notes,
+)
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.places.folder import Folder
 from ftlib.registry.publish import Publish
@@ -151,6 +158,25 @@ def test_an_evaluation_without_rows_fails(tmp_path: Path, empty: str, use: str) 
         DataError, match=f"evaluations.ood: dataset 'shifted' has no {empty} rows, but {use} is measured"
     ):
         check_labels(recipe(), prepared_both)
+
+
+def test_a_part_with_nothing_to_learn_from_is_named(tmp_path: Path) -> None:
+    def mixed(**weights: float) -> Recipe:
+        (phase,) = recipe().phases
+        return recipe().model_copy(update={"phases": (phase.model_copy(update={"dataset": None, "mixture": weights}),)})
+
+    rows = {split: tiny_rows(6, ("a", "b")) for split in ("validation", "test")}
+    data = {"mail": prepared(tmp_path / "mail"), "shifted": prepared(tmp_path / "bare", {"train": [], **rows})}
+    check_parts(mixed(mail=1.0, shifted=0.0), data)
+    with pytest.raises(
+        DataError, match=r"^phases\[tune\]: dataset 'shifted' has no training rows; give it more, or leave"
+    ):
+        check_parts(mixed(mail=1.0, shifted=0.5), data)
+    mail = data["mail"]
+    untaught = mail.splits["train"].model_copy(update={"supervised": 0})
+    mail = mail.model_copy(update={"splits": {**mail.splits, "train": untaught}})
+    with pytest.raises(DataError, match=r"^phases\[tune\]: dataset 'mail' has 6 training rows with nothing to learn; "):
+        check_parts(mixed(mail=1.0), {"mail": mail})
 
 
 def test_training_rows_of_one_class_are_refused(tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_a_gpu_that_torch_does_not_see(recipe: Any, workers: int, monkeypatch: p
         check_resources(recipe(workers=workers, use_gpu=True))
 
 
+def test_a_package_that_is_absent_is_named_before_anything(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = recipe(workers=0)
+    eight = type(asked.phases[1]).model_validate({**asked.phases[1].model_dump(), "optimizer": {"kind": "adamw_8bit"}})
+    asked = asked.model_copy(update={"phases": (asked.phases[0], eight)})
+    check_resources(asked)
+    monkeypatch.setattr(resources, "find_spec", lambda _: None)
+    words = r"^phases\[tune\]\.optimizer: 'adamw_8bit' needs bitsandbytes, .*\[bitsandbytes\]', or use 'adamw'$"
+    with pytest.raises(RecipeError, match=words):
+        check_resources(asked)
+
+
 def test_memory_is_counted_by_hand(recipe: Any, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full phase: 4 bytes a parameter for the weights, 12 for gradient and moments, for each worker."""
     from transformers import AutoConfig, BertForSequenceClassification

@@ -254,6 +254,7 @@ def test_too_many_dropped_rows_fail_with_reasons_and_remedy(bench: Bench) -> Non
         ({"label": 0.5}, "label_not_a_name", "scored_text"),
         ({"label": '["bug"]'}, "list_as_text", "jsonl or parquet"),
         ({"text": ["a"]}, "text_not_a_string", "write text"),
+        ({"text": f"data:image/png;base64,{'iVBO' * 9}"}, "image_as_text", "labeled_image"),
     ],
 )
 def test_a_reason_that_says_little_comes_with_its_remedy(

@@ -104,6 +104,25 @@ def test_steps_resume_to_the_same_bits(settings: OptimizerBase) -> None:
 
 
 @pytest.mark.parametrize("settings", ALL, ids=name)
+def test_layers_learn_at_their_share_of_the_rate(settings: OptimizerBase) -> None:
+    """A first step without weight decay is as long as its rate: by how much less it moves a layer is the layer's."""
+    moved: list[dict[str, torch.Tensor]] = []
+    for decay in (1.0, 0.5):
+        net, before = nn.Sequential(Net(16)), Net(16)
+        undecayed = settings.model_copy(update={"weight_decay": 0.0})
+        optimizer = build_optimizer(net, undecayed, decay, ["0.classifier"], seed=7)
+        set_rate(optimizer, 0.01)
+        step(net, optimizer, 0)
+        parameters = zip(net.named_parameters(), before.parameters(), strict=True)
+        moved.append({name.removeprefix("0."): (now - then).detach() for (name, now), then in parameters})
+    shares = {"embeddings": 0.125, "layer.0": 0.25, "layer.1": 0.5, "norm": 0.5, "classifier": 1.0}
+    for name, whole in moved[0].items():
+        (share,) = (share for begins, share in shares.items() if name.startswith(begins))
+        assert whole.abs().max() > 1e-6, name
+        torch.testing.assert_close(moved[1][name], share * whole, rtol=1e-2, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("settings", ALL, ids=name)
 def test_it_learns_and_keeps_as_much_as_it_says(settings: OptimizerBase) -> None:
     """The loss falls; and the state's bytes are those that the prediction of memory counts, to 1 %."""
     net = Net(96)

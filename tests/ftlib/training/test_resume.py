@@ -206,26 +206,41 @@ NOT_HERE = {
 SWEPT = [*dict.fromkeys([*(one for one in tunings() if one not in NOT_HERE), *TUNINGS])]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[] if one == "lora, rows" else pytest.mark.slow) for one in SWEPT]
-)
-def test_every_tuning_goes_on_from_a_checkpoint(tmp_path: Path, name: str) -> None:
-    job = make_job(tmp_path, hidden=64)  # whole blocks of 64 weights, for qlora
-    kind = name.partition(",")[0]
-    fields: dict[str, object] = {"kind": "adamw", "learning_rate": 1e-2, "epochs": 2, "batch_size": 16}
-    tuning = {"kind": kind, **TUNINGS.get(name, {})}
+def tuned(tmp_path: Path, name: str, **fields: object) -> TrainJob:
+    """Return a job of a tuning as it is given here, over a model with whole blocks of 64 weights, for qlora."""
+    job = make_job(tmp_path, hidden=64)
+    optimizer: dict[str, object] = {"kind": "adamw", "learning_rate": 1e-2, "epochs": 2, "batch_size": 16}
+    tuning = {"kind": name.partition(",")[0], **TUNINGS.get(name, {})}
     phase = Phase.model_validate(
-        {**job.phase.model_dump(), "early_stopping": None, "optimizer": fields, "tuning": tuning}
+        {**job.phase.model_dump(), "early_stopping": None, "optimizer": optimizer, "tuning": tuning, **fields}
     )
     start = job.start
     if quantization := phase.tuning.quantization:
         start = quantize(QuantizeJob(start=start, kind="labeled", quantization=quantization), Workspace(tmp_path))
-    job = job.model_copy(update={"phase": phase, "start": start})
-    job, workspace, _ = half_done(tmp_path, job, step=5)
+    return job.model_copy(update={"phase": phase, "start": start})
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one == "lora, rows" else pytest.mark.slow) for one in SWEPT]
+)
+def test_every_tuning_goes_on_from_a_checkpoint(tmp_path: Path, name: str) -> None:
+    job, workspace, _ = half_done(tmp_path, tuned(tmp_path, name), step=5)
     resumed, whole = train(job, workspace), train(job, Workspace(tmp_path / "whole"))
     assert resumed.facts["resumed_from_step"] == 5
     assert resumed.weights == whole.weights
     assert losses(resumed.path) == losses(whole.path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SWEPT, "full", "gradual_unfreezing"])
+def test_no_tuning_minds_how_a_batch_is_split(tmp_path: Path, name: str) -> None:
+    job = tuned(tmp_path, name, dropout=0.0)
+    split = job.model_copy(update={"compute": job.compute.model_copy(update={"micro_batch_size": 5})})
+    ends = [train(one, Workspace(tmp_path / str(i))) for i, one in enumerate((job, split))]
+    whole, pieces = ([loss for _, loss in losses(end.path)] for end in ends)
+    assert len(whole) == 14  # twelve steps, and a validation after each epoch
+    assert pieces == pytest.approx(whole, rel=1e-4)
+    assert pieces != whole  # it was split
 
 
 def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

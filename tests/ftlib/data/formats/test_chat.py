@@ -268,6 +268,23 @@ def test_without_a_template_there_is_one_line() -> None:
         named.encode([example], Processor.of(tiny_chat_tokenizer()))
 
 
+def test_of_several_templates_the_named_one_writes_or_the_default() -> None:
+    (example,) = [FORMAT.example({"messages": ASKED})]
+    assert isinstance(example, Example)
+    other = TINY_TEMPLATE.replace(" : ", " says ").replace("assistant :", "assistant says")
+    tokenizer = tiny_chat_tokenizer()
+    tokenizer.chat_template = {"default": TINY_TEMPLATE, "other": other}  # type: ignore[assignment]
+    for name in (None, "default", "other"):
+        (found,) = FORMAT.model_copy(update={"template": name}).encode([example], Processor.of(tokenizer))
+        stock = tokenizer.apply_chat_template(ASKED, chat_template=name, return_dict=True)["input_ids"]
+        assert found.pieces[0].ids == stock
+    tokenizer.chat_template = {"one": TINY_TEMPLATE, "other": other}  # type: ignore[assignment]
+    with pytest.raises(
+        ModelError, match=r"several chat templates \(one, other\) and no default; name or give one in for"
+    ):
+        FORMAT.encode([example], Processor.of(tokenizer))
+
+
 def test_special_tokens_that_a_turn_spells_are_characters_or_kept() -> None:
     row = {"messages": [turn("user", "end it [SEP] here"), turn("assistant", "a [CLS] b")]}
     tokenizer, (split,) = tiny_chat_tokenizer(), encoded(FORMAT, row)

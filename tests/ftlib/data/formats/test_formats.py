@@ -45,6 +45,7 @@ def test_names_numbers_and_truth_values_are_labels(label: Any, name: str) -> Non
         ({"text": None, "label": "a"}, "missing_text"),
         ({"text": 5, "label": "a"}, "text_not_a_string"),
         ({"text": ["x"], "label": "a"}, "text_not_a_string"),
+        ({"text": "data:image/svg+xml;base64,PHN2Zz4=", "label": "a"}, "image_as_text"),
         ({"text": "x"}, "missing_label"),
         ({"text": "x", "label": " \n"}, "empty_label"),
         ({"text": "x", "label": 0.5}, "label_not_a_name"),
@@ -55,6 +56,13 @@ def test_every_dropped_row_has_its_reason(values: dict[str, Any], reason: str) -
     dropped = LABELED.example(values)
     assert isinstance(dropped, Dropped)
     assert dropped.reason == reason
+
+
+@pytest.mark.parametrize(
+    "text", ["data:image is a URI", "see data:image/png;base64,iVBO", "data:text/plain;base64,aGk="]
+)
+def test_a_text_about_images_is_a_text(text: str) -> None:
+    assert LABELED.example({"text": text, "label": "a", "region": "eu"}) == Example(text, "a", ("eu",), target="a")
 
 
 def test_a_null_slice_is_a_slice_of_its_own() -> None:

@@ -155,6 +155,23 @@ def test_of_a_logistic_regression_it_is_the_sum_of_x2_p_1_minus_p() -> None:
     assert np.mean(((y - p) * x) ** 2) == pytest.approx(np.mean(x**2 * p * (1 - p)), rel=0.02)
 
 
+def test_of_a_head_over_a_body_the_stage_gives_the_closed_form_of_logistic_regression(
+    labeled: tuple[Checkpoint, PreparedDataset], tmp_path: Path
+) -> None:
+    """Over y its gradients' squares are p_k (1 - p_k) h_j^2 on average, without a draw; 400 rows leave some noise."""
+    start = labeled[0]
+    data = tiny_prepared(tmp_path / "data", {"train": tiny_rows(400, seed=4)})
+    found = load_file(fisher(job(start, data), Workspace(tmp_path)).file)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(start.folder).eval()
+    batch = open_split(data.path / "train.arrow", start.labels).batch(np.arange(400), Collator.of(model))
+    with torch.no_grad():
+        hidden = model.bert(**batch.inputs).pooler_output
+        p = model.classifier(hidden).softmax(-1)
+    weight = torch.einsum("nk,nj->kj", p * (1 - p), hidden.square()) / 400
+    torch.testing.assert_close(found["classifier.bias"], (p * (1 - p)).mean(0), rtol=0.15, atol=0)
+    torch.testing.assert_close(found["classifier.weight"], weight, rtol=0.3, atol=0)
+
+
 def test_of_several_datasets_it_is_the_sum_and_of_rows_the_same_every_time(
     labeled: tuple[Checkpoint, PreparedDataset], tmp_path: Path
 ) -> None:
