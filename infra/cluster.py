@@ -3,6 +3,7 @@
     python -m infra.cluster up --nodes 3 --cpus 1       # a head, three workers, a bucket and a laptop
     python -m infra.cluster run -- reglage run recipe.yaml --work s3://cluster/work --set compute.ray_address=http://head:8265
     python -m infra.cluster cut node-1                   # its packets vanish; `heal` lets them through again
+    python -m infra.cluster cut node-1 --from bucket     # only those to the bucket do
     python -m infra.cluster kill node-2                  # SIGKILL for all its processes at once
     python -m infra.cluster add                          # one more
     python -m infra.cluster down
@@ -40,34 +41,6 @@ _FIRST_NODE = 10
 _S3_PORT, _GCS_PORT, _JOBS_PORT = 9000, 6379, 8265
 _SHM_MB, _OBJECT_STORE_MB = 256, 80
 _START_SECONDS = 120.0
-
-_MOTO = """
-import ctypes, logging, os, sys, threading
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-moto, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
-
-def app(environ, start_response):
-    with one_at_a_time:  # moto looks before it writes
-        return list(moto(environ, start_response))
-
-def serve(address, port):
-    server = make_server(address, port, app, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server.server_port
-
-namespace, port = sys.argv[1:]
-here = serve("127.0.0.1", 0)
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.setns(os.open(f"/run/netns/{namespace}", os.O_RDONLY), 0x40000000):  # CLONE_NEWNET
-    raise OSError(ctypes.get_errno(), "setns")
-serve("0.0.0.0", int(port))
-print(here, flush=True)
-threading.Event().wait()
-"""
-"""Two sockets: one on the host's loopback, and one in the bucket's own network, which can be cut."""
 
 _MACHINE = """
 set -e
@@ -205,15 +178,21 @@ class Cluster:
         machine.pid = 0
         self._save()
 
-    def cut(self, name: str) -> None:
-        """Let the switch drop all packets from and to a machine, as a cut link does: nobody is told."""
-        _ip("-n", self._namespace("switch"), "link", "set", name, "nomaster")
-        self._machine(name).is_cut = True
+    def cut(self, name: str, other: str | None = None) -> None:
+        """Let all packets from and to a machine vanish, or its packets to one other: nobody is told."""
+        machine = self._machine(name)
+        if other is None:
+            _ip("-n", self._namespace("switch"), "link", "set", name, "nomaster")
+        else:
+            nobody = ("lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent")
+            _ip("-n", self._namespace(name), "neigh", "replace", self._machine(other).address, *nobody)
+        machine.is_cut = True
         self._save()
 
     def heal(self, name: str) -> None:
         """Let packets through again."""
         _ip("-n", self._namespace("switch"), "link", "set", name, "master", "switch")
+        _ip("-n", self._namespace(name), "neigh", "flush", "dev", "eth0", "nud", "permanent")
         self._machine(name).is_cut = False
         self._save()
 
@@ -242,6 +221,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._state.token,
             "RAY_TMPDIR": "/tmp",
+            "RAY_worker_niceness": "0",  # by default 15, which on a busy machine is next to never
             "REGLAGE_CACHE": "/tmp/.cache",
         }
 
@@ -314,7 +294,7 @@ class Cluster:
 
     def _start_bucket(self) -> None:
         """Start moto on a socket in the bucket's network and one of the host, and make the bucket."""
-        command = [sys.executable, "-c", _MOTO, self._namespace("bucket"), str(_S3_PORT)]
+        command = [sys.executable, str(ROOT / "infra" / "cluster_bucket.py"), self._namespace("bucket"), str(_S3_PORT)]
         environment = {**os.environ, "RAY_AUTH_TOKEN": self._state.token}  # `left` knows it by that
         with self._log("bucket").open("wb") as log:
             moto = subprocess.Popen(
@@ -445,7 +425,7 @@ def _parser() -> argparse.ArgumentParser:
         "up": "start a bucket, a head and worker nodes",
         "add": "start one more worker node",
         "kill": "end all processes of a machine",
-        "cut": "drop all packets of a machine",
+        "cut": "drop a machine's packets",
         "heal": "let its packets through again",
         "run": "run a command on the laptop, from its /tmp",
         "list": "say what there is",
@@ -458,6 +438,8 @@ def _parser() -> argparse.ArgumentParser:
             action.add_argument("--nodes", type=int, default=2, help="worker nodes (2)")
         if name in ("kill", "cut", "heal"):
             action.add_argument("machine", help="bucket, head, laptop, node-1 ...")
+        if name == "cut":
+            action.add_argument("--from", dest="other", help="drop what it sends to this one alone")
         if name == "run":
             action.add_argument("command", nargs=argparse.REMAINDER, help="after --")
     return parser
@@ -491,6 +473,8 @@ def _act(cluster: Cluster, asked: argparse.Namespace) -> None:
         cluster.down()
         if left := cluster.left():
             raise ClusterError(f"left: {'; '.join(left)}")
+    elif asked.action == "cut":
+        cluster.cut(asked.machine, asked.other)
     elif asked.action != "list":
         getattr(cluster, asked.action)(asked.machine)
     if asked.action in ("up", "list"):

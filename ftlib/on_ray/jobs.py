@@ -126,7 +126,10 @@ def run_job(
 def _end_of(
     client: JobSubmissionClient, job: str, what: str, compute: Compute, asked_to_stop: Callable[[], bool]
 ) -> JobStatus:
-    """Wait until a job ends; a cluster, or a bucket with the wish to stop, that gives no answer is asked again."""
+    """Wait until a job ends; a cluster, or a bucket with the wish to stop, that gives no answer is asked again.
+
+    Raises TransientError at once where the cluster knows the job no more: its head was started anew.
+    """
     asked, answered = math.inf, time.monotonic()
     while True:
         try:
@@ -135,6 +138,8 @@ def _end_of(
             asked = min(asked, time.monotonic()) if asked_to_stop() else math.inf
             answered = time.monotonic()
         except (*NO_ANSWER, TransientError) as error:
+            if f"{job} does not exist" in str(error):
+                raise TransientError(f"{what}: {compute.ray_address} was started anew, and its job is lost") from error
             if time.monotonic() - answered > _AWAY_SECONDS:
                 raise TransientError(
                     f"{what}: {compute.ray_address} does not say what became of {job} ({first_line(error)[:200]}); "

@@ -75,6 +75,14 @@ def test_one_that_stays_away_is_told_in_a_line_and_its_job_is_left_alone(
     assert cluster.seconds > jobs._AWAY_SECONDS
 
 
+def test_one_that_was_started_anew_has_lost_the_job_which_is_told_at_once(run: Callable[..., None]) -> None:
+    away, anew = AWAY[0], RuntimeError("Request failed with status code 404: Job job-1 does not exist.")
+    cluster = Cluster("RUNNING", away, anew)
+    with pytest.raises(TransientError, match="http://head:1 was started anew, and its job is lost"):
+        run(cluster)
+    assert cluster.seconds < 5
+
+
 def test_a_wish_to_stop_that_cannot_be_read_for_a_while_is_read_again(run: Callable[..., None]) -> None:
     wishes: Iterator[Any] = iter([TransientError("the bucket is away"), TransientError("still"), False])
 
