@@ -114,7 +114,7 @@ def deploy(
             err=True,
         )
     facts = {**_record(changes), "deployed": made.model_dump(mode="json"), "worker": has_worker}
-    emit("\n".join([*_changed(changes), *_facts(made)]), facts, as_json)
+    emit("\n".join([*_changed(changes), *_facts(made, up)]), facts, as_json)
 
 
 def _use_what_is_up() -> State | None:
@@ -184,8 +184,8 @@ def _record(changes: Sequence[Change]) -> dict[str, Any]:
     return {**first, "beside": others}
 
 
-def _facts(made: Deployed) -> list[str]:
-    """Say what starts the deployment, and when."""
+def _facts(made: Deployed, up: State | None) -> list[str]:
+    """Say what starts the deployment, and when; Prefect's own commands know no server that `reglage up` runs."""
     lines = [f"  recipe     {made.recipe}"]
     if made.paused:
         lines.append("  paused     nothing starts it by itself; --resume")
@@ -198,7 +198,8 @@ def _facts(made: Deployed) -> list[str]:
         )
     if made.approval:
         lines.append(f"  approval   {made.approval}")
-    lines.append(f"  by hand    prefect deployment run {made.deployment}")
+    server = f"PREFECT_API_URL={up.url}/api " if up else ""
+    lines.append(f"  by hand    {server}prefect deployment run {made.deployment}")
     return lines
 
 

@@ -57,6 +57,12 @@ def print_verdict(verdict: LiveVerdict, work: str, recipe: Path, overrides: tupl
         f"{reading.labelled:,} with a right label, {reading.thumbs:,} with a thumb, {reading.damages:,} damaged",
         soft_wrap=True,
     )
+    if reading.strange_labels:
+        console.print(
+            f"{counted(reading.strange_labels, 'answer')} judged by nothing: their right label is none of the "
+            "version's; a slip in the log, or a new label, which a retraining learns",
+            soft_wrap=True,
+        )
     for reason, count in reading.left_out.items():
         console.print(f"left out: {count:,} {reason}", soft_wrap=True, style="dim", markup=False)
     for reason, damage in reading.damaged.items():

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flows.command_line.quiet import log_to, quiet_libraries
 from flows.prefect_server import TemporaryServer, check_user_server, settings, user_has_server
+from ftlib.costs.prices import read_prices
 from ftlib.recipe.file import load_recipe
+from ftlib.tracking.budget import check_budget
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -84,8 +86,12 @@ def run_search(path: Path, overrides: Sequence[str], work: str, asked: Mapping[s
 
 
 def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:
-    """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself."""
+    """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself.
+
+    Raises RecipeError now, too, for a budget without prices.
+    """
     r = load_recipe(path, overrides)
+    check_budget(r.compute.budget, read_prices())
     place = r.work_place(work)
     with place.hold(f"runs/{r.name}", wait=False):
         return place.root / "runs" / r.name

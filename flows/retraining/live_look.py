@@ -55,7 +55,7 @@ def look(r: Recipe, log: AnswerLog, registry: ModelRegistry, now: datetime) -> t
         counted = Counted(answered.labels if answered else (), at - seconds, begun, seconds)
         for answer in window.answers():
             counted.add(answer)
-        reading = window.reading
+        reading = window.reading.model_copy(update={"strange_labels": counted.strange_labels})
     asked_for = standard(policy.quality, evaluation, manifest.metrics, answered)
     metrics = r.evaluations[evaluation].metrics if evaluation else ()
     verdict = LiveVerdict(

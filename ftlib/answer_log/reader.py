@@ -98,6 +98,8 @@ class Reading(Config):
     """Answers of which a thumb is known."""
     labels_elsewhere: int = 0
     """Labels and thumbs of requests that no answer of the version in the window has."""
+    strange_labels: int = 0
+    """Right labels, of answers since the version is in place, that it does not have; none is judged by them."""
     labels_replaced: int = 0
     """Labels and thumbs that a newer one of the same request replaced."""
 

@@ -16,7 +16,7 @@ from ftlib.data.processor import Processor
 from ftlib.data.rows import Encoded, Example, Piece
 from ftlib.errors import DataError, ModelError
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.predictions import Asked, ChatPredictor, Prediction, Predictor, SpanPredictor, Unasked
+from ftlib.kinds.predictions import Asked, ChatPredictor, LabelPredictor, Prediction, Predictor, SpanPredictor, Unasked
 from ftlib.kinds.table.row import Kind
 from ftlib.models.adapter import ANYWHERE, Bases
 from ftlib.models.checkpoint import task_in
@@ -105,6 +105,11 @@ class LoadedVersion:
         if isinstance(self._predictor, SpanPredictor):
             return "question"
         return "chat" if isinstance(self._predictor, ChatPredictor) else "text"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels of which an answer is one; none of a model that answers otherwise."""
+        return self._predictor.labels if isinstance(self._predictor, LabelPredictor) else ()
 
     def warm(self) -> None:
         """Ask it something, of which only a first token is written: a version that fails at this answers nobody."""

@@ -171,6 +171,7 @@ def _read(verdict: LiveVerdict) -> Section:
         (f"answers of {verdict.model} in the windows", reading.answers),
         *((f"answers left out: {reason}", count) for reason, count in reading.left_out.items()),
         ("answers with a right label", reading.labelled),
+        ("of these with a label that the version does not have", reading.strange_labels),
         ("answers without one", reading.answers - reading.labelled),
         ("answers with a thumb", reading.thumbs),
         ("labels and thumbs of no answer in the windows", reading.labels_elsewhere),

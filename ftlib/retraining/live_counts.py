@@ -63,6 +63,8 @@ class Counted:
         self._measures = defaultdict[str, Counter[int]](Counter)
         self.windows = defaultdict[int, Judged](Judged)
         """By their numbers, from 1."""
+        self.strange_labels = 0
+        """Right labels that the version does not have: no answer is judged by one."""
         self.seen = array("d", (math.inf, -math.inf))
         """When the first and the last answer was given."""
 
@@ -118,6 +120,9 @@ class Counted:
             window.thumbs += 1
             window.good += answer.thumb
         if answer.label is not None and answer.right_label is not None:
+            if self._names and identity(answer.right_label) not in self._names:
+                self.strange_labels += 1
+                return
             window.labelled += 1
             window.right += identity(answer.label) == identity(answer.right_label)
             if len(window.pairs) < MEASURED:

@@ -6,14 +6,17 @@ import base64
 import binascii
 import json
 import uuid
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from ftlib.answer_log.record import LateLabel
+from ftlib.data.identity import identity
 from ftlib.errors import DataError
 from ftlib.published.loaded import Asks
 from ftlib.storage.leases import utc_now
+from ftlib.wording import some
 
 LONGEST_ID = 200
 """Characters of a request's id."""
@@ -54,7 +57,8 @@ def inputs_of(body: dict[str, Any], asks: Asks, most: int) -> list[Input]:
     given = body.get("inputs")
     if not isinstance(given, list) or not 1 <= len(given) <= most:
         got = f"a list of {len(given)}" if isinstance(given, list) else _kind(given)
-        raise DataError(f"inputs: got {got}, allowed is a list of 1 to {most}; send more in several requests")
+        remedy = "send more in several requests" if isinstance(given, list) and given else "send at least one"
+        raise DataError(f"inputs: got {got}, allowed is a list of 1 to {most}; {remedy}")
     ids = _ids(body.get("request_ids"), len(given))
     return [Input(id, *_asked(one, asks, f"inputs[{i}]")) for i, (id, one) in enumerate(zip(ids, given, strict=True))]
 
@@ -102,8 +106,11 @@ def _encodable(text: str, where: str) -> None:
         raise DataError(f"{where}: character {error.start} is half of one; send whole characters") from None
 
 
-def label_of(body: dict[str, Any]) -> LateLabel:
-    """Return what somebody found out about an answer. Raises DataError."""
+def label_of(body: dict[str, Any], labels: Sequence[str] = ()) -> LateLabel:
+    """Return what somebody found out about an answer. Raises DataError, also for a label that is none of `labels`.
+
+    An answer could never be right by such a label, so a slip of the pen would count against the model.
+    """
     _only(body, "request", "label", "thumb", "correction")
     try:
         late = LateLabel.model_validate({**body, "at": utc_now()}, strict=True)
@@ -115,6 +122,11 @@ def label_of(body: dict[str, Any]) -> LateLabel:
         ) from None
     if late.label is None and late.thumb is None and late.correction is None:
         raise DataError("nothing is said of the request; send label, thumb (true or false) or correction beside it")
+    if labels and late.label is not None and identity(late.label) not in map(identity, labels):
+        raise DataError(
+            f"label: got {late.label[:60]!r}, the model answers with {some(labels)}; send one of these, or what is "
+            "none of them as correction"
+        )
     for text in (late.request, late.label or "", late.correction or ""):
         _encodable(text, "feedback")
     return late

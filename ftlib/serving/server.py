@@ -139,15 +139,15 @@ class Served:
         """Answer by path and method, all but /health only to who shows the token."""
         routes = {"/predict": "POST", "/feedback": "POST", "/version": "GET", "/health": "GET"}
         if path not in routes:
-            return refusal(404, RecipeError(f"{path[:60]!r} is not here; there are {', '.join(routes)}"))
+            return refusal(404, DataError(f"{path[:60]!r} is not here; there are {', '.join(routes)}"))
         if method != routes[path]:
-            error = RecipeError(f"{path}: got {method}, allowed is {routes[path]}; use that")
+            error = DataError(f"{path}: got {method}, allowed is {routes[path]}; use that")
             return refusal(405, error)._replace(headers={"Allow": routes[path]})
         if path == "/health":
             return await self._health(ask)
         if not self._lets_in(authorization):
             self._counts["unauthorized"] += 1
-            error = RecipeError("no valid token; send the header Authorization: Bearer <token>")
+            error = DataError("no valid token; send the header Authorization: Bearer <token>")
             return refusal(401, error)._replace(headers={"WWW-Authenticate": "Bearer"})
         if path == "/version":
             return Reply(200, self._version())
@@ -211,9 +211,9 @@ class Served:
         return answer
 
     def _feedback(self, body: bytes) -> Reply:
-        late = label_of(body_of(body))
+        late = label_of(body_of(body), self._champion.side.loaded.labels)
         if self._labels is None:
-            return refusal(404, RecipeError("this server keeps no log to join it with; start it with --log"))
+            return refusal(404, DataError("this server keeps no log to join it with; start it with --log"))
         self._labels.append(late)
         self._counts["feedback"] += 1
         return Reply(202, {"taken": late.model_dump(mode="json", exclude_none=True)})

@@ -63,6 +63,12 @@ def test_it_is_what_up_runs_here(asked: list[Any], capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["worker"]
 
 
+def test_how_to_start_it_by_hand_can_be_pasted(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """Prefect's own commands do not know the server that runs for a folder."""
+    assert main(["deploy", "tickets.yaml"], standalone_mode=False) == 0
+    assert f"PREFECT_API_URL={URL} prefect deployment run retrain/" in capsys.readouterr().out
+
+
 def test_it_is_so_by_its_address_too_and_not_for_another_server(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,6 +189,15 @@ def test_labels_that_are_spelled_otherwise_are_the_same_label() -> None:
     assert (window.right, window.labelled) == (1, 2)
 
 
+def test_a_label_that_the_version_does_not_have_judges_nothing_and_is_counted() -> None:
+    """Of 40 answers 30 are judged by labels of the version's own; ten that nobody could have given say nothing."""
+    answers = judged(30, 1.0) + [one._replace(right_label="bogus") for one in judged(10, 1.0)]
+    found = counted(answers)
+    assert (found.windows[1].labelled, found.windows[1].right, found.strange_labels) == (30, 30, 10)
+    of_any = counted(answers, labels=())
+    assert (of_any.windows[1].labelled, of_any.windows[1].right, of_any.strange_labels) == (40, 30, 0)
+
+
 def verdict(**given: Any) -> LiveVerdict:
     values: dict[str, Any] = {
         "name": "m", "alias": "champion", "version": 2, "entry": 5, "registry": "r", "log": "l", "at": "",

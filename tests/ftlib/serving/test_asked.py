@@ -77,3 +77,18 @@ def test_feedback_says_something_of_a_request() -> None:
             label_of(json.loads(json.dumps(wrong)))
     with pytest.raises(DataError, match="unknown field 'at'"):
         label_of({"request": "r1", "thumb": True, "at": "1999"})
+
+
+def test_a_label_is_one_of_the_model_s() -> None:
+    """No answer could be right by another: a slip would count against the model."""
+    for label in ("bug", "1"):  # a table may spell the second as 1.0
+        assert label_of({"request": "r1", "label": label}, ("bug", "1.0")).label == label
+    with pytest.raises(DataError, match="label: got 'bugg', the model answers with bug, billing; send one of these"):
+        label_of({"request": "r1", "label": "bugg"}, ("bug", "billing"))
+    assert label_of({"request": "r1", "correction": "bugg"}, ("bug",)).correction == "bugg"
+
+
+@pytest.mark.parametrize(("inputs", "remedy"), [([], "send at least one"), (["a"] * 5, "send more in several")])
+def test_how_many_inputs_is_told_with_what_to_do(inputs: list[str], remedy: str) -> None:
+    with pytest.raises(DataError, match=remedy):
+        inputs_of({"inputs": inputs}, "text", 4)

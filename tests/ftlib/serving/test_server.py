@@ -49,6 +49,7 @@ class Loaded:
     """Answers with its own number, and refuses to be asked `bad`."""
 
     asks = "text"
+    labels = ("v1", "v2")
 
     def __init__(self, folder: Path, *given: object) -> None:
         self.number = int((folder / "number").read_text())
