@@ -125,7 +125,8 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def answers(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+    asked = urllib.request.Request(url, headers={"accept": "text/html"})  # as a browser: pages are for nobody else
+    with suppress(OSError), urllib.request.urlopen(asked, timeout=5) as answer:
         return answer.status == 200
     return False
 
