@@ -13,7 +13,7 @@ from benchmarks.evidence.curve import draw
 from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.row import read_rows
-from benchmarks.evidence.trial import RESULTS, read_trials, run_trial
+from benchmarks.evidence.trial import RESULTS, MachineFailed, read_trials, run_trial
 from ftlib.workspace import write_durably
 
 
@@ -40,7 +40,11 @@ def main() -> None:
             if lacking := make(row.needs):
                 print(f"  not run: {lacking}", flush=True)  # which says nothing about the technique
                 continue
-            trial = run_trial(row, seed, work, larger=args.larger, threads=args.threads)
+            try:
+                trial = run_trial(row, seed, work, larger=args.larger, threads=args.threads)
+            except MachineFailed as failed:
+                print(f"  not run: {failed}; run it again", flush=True)
+                continue
             trial.file().parent.mkdir(parents=True, exist_ok=True)
             write_durably(trial.file(RESULTS), (trial.model_dump_json(indent=1) + "\n").encode())
             print(f"  {trial.failed or trial.arms}, {trial.seconds:g} s", flush=True)

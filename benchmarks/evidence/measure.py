@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.evidence.points import Measured
+from benchmarks.evidence.trial import MachineFailed
+from ftlib.errors import TransientError
 
 Measure = Callable[[int, Path, Mapping[str, Any]], Measured]
 
@@ -34,4 +36,8 @@ def main(given: Path, returned: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    try:
+        main(*map(Path, sys.argv[1:]))
+    except MachineFailed as failed:
+        print(failed, file=sys.stderr)
+        sys.exit(TransientError.exit_code)

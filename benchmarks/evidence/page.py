@@ -30,7 +30,7 @@ python -m benchmarks.evidence kto --threads 1    # trained in the run's own proc
 Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with
 machine and versions. Arms are candidates of recipes' runs, or what a script of the row measures (`measure:`); a script
 may also return points, and the page shows how well one curve explains them: R2, with its interval over seeds. A seed
-that takes longer than an hour has failed."""
+that takes longer than an hour has failed; one whose machine failed, as by a server that did not start, is run again."""
 
 
 def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
@@ -70,11 +70,23 @@ def _section(row: Row, trials: Sequence[Trial]) -> str:
                 one.word,
             ]
         )
-    curve = _curve(row, plain)
+    curve = [*_stated(row, plain), *_curve(row, plain)]
     failed = [trial for trial in plain if trial.failed]
     ran = f"{counted(len(plain), 'run')}, {sum(trial.seconds for trial in plain) / len(plain):.0f} s each"
     lost = f"; {counted(len(failed), 'run')} failed: {failed[0].failed}" if failed else ""
     return "\n".join([*lines, *([table(cells), ""] if len(cells) > 1 else []), *curve, f"{ran}{lost}.\n"])
+
+
+def _stated(row: Row, trials: Sequence[Trial]) -> list[str]:
+    """Return what is told of arms beside: the mean over seeds, and the lowest and highest."""
+    cells = [["arm", "metric", "mean", "lowest", "highest"]]
+    for arm, metrics in row.stated.items():
+        for metric in metrics:
+            values = [trial.arms[arm][metric] for trial in trials if trial.failed is None]
+            if values:
+                numbers = [sum(values) / len(values), min(values), max(values)]
+                cells.append([arm, metric, *(f"{one:.4g}" for one in numbers)])
+    return [table(cells), ""] if len(cells) > 1 else []
 
 
 def _curve(row: Row, trials: Sequence[Trial]) -> list[str]:

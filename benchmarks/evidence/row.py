@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -20,6 +21,8 @@ class Arm(Config):
     With neither recipe nor `mean_of` it is one whose numbers the row's `measure` returns.
     """
 
+    introduced: ClassVar[Mapping[str, object]] = {"larger": ()}
+
     recipe: str | None = None
     """The recipe's file, from the repository's root."""
     overrides: tuple[str, ...] = ()
@@ -30,6 +33,8 @@ class Arm(Config):
     """Of which split. Points of a line are measured on validation rows, the chosen one and the ends on test rows."""
     mean_of: tuple[str, ...] = ()
     """Other arms, whose mean is taken instead: the straight line between two ends."""
+    larger: tuple[str, ...] = ()
+    """Overrides of this recipe alone for a machine with more time, behind the row's."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Arm:
@@ -93,6 +98,8 @@ class Row(Config):
     """What is measured, by name."""
     comparisons: tuple[Comparison, ...]
     """What is compared. All must hold for the claim to."""
+    stated: dict[Name, tuple[str, ...]] = {}
+    """Metrics of an arm that are told beside and compared with nothing, as of a distance that only it has gone."""
     measure: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     """`module:function` that measures the arms which are no recipe's: `benchmarks.evidence.measure` says how."""
     settings: dict[str, Any] = {}
@@ -105,7 +112,7 @@ class Row(Config):
     @model_validator(mode="after")
     def _names_arms(self) -> Row:
         named = {name for one in self.comparisons for name in (one.better, one.than)}
-        named |= {name for arm in self.arms.values() for name in arm.mean_of}
+        named |= {*self.stated, *(name for arm in self.arms.values() for name in arm.mean_of)}
         if self.measure is None and any(arm.by_script for arm in self.arms.values()):
             raise ValueError("give an arm `recipe` or `mean_of`, got neither; or the row `measure`")
         if absent := sorted(named - {*self.arms}):
@@ -113,13 +120,14 @@ class Row(Config):
         return self
 
     def metrics_of(self, arm: str) -> set[str]:
-        """Return what an arm is compared by, itself or in the mean of several."""
+        """Return what an arm is compared by, itself or in the mean of several, and what is told of it beside."""
         names = {arm, *(name for name, other in self.arms.items() if arm in other.mean_of)}
-        return {one.metric for one in self.comparisons if names & {one.better, one.than}}
+        compared = {one.metric for one in self.comparisons if names & {one.better, one.than}}
+        return compared | {*self.stated.get(arm, ())}
 
     def digest(self) -> str:
         """Return the digest of what is measured; the words around it may change."""
-        metrics = sorted({one.metric for one in self.comparisons})
+        metrics = sorted({one.metric for one in self.comparisons}.union(*self.stated.values()))
         told = [identify(self.arms), identify(metrics)]
         return digest(told if self.measure is None else [*told, self.measure, identify(self.settings)])
 

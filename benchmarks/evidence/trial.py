@@ -1,6 +1,7 @@
 """One seed of one row: its arms are trained by `reglage run`, and their numbers read from the run's record.
 
-Arms of a script are measured in a process of their own. A seed that takes longer than an hour has failed.
+Arms of a script are measured in a process of their own. A seed that takes longer than an hour has failed. What failed
+because of the machine is no result (`MachineFailed`): the seed is run again.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ from benchmarks.evidence.row import Arm, Row
 from benchmarks.machine import cores, describe_machine
 from benchmarks.rounds import same_for_all
 from ftlib.config import Config
+from ftlib.errors import Interrupted, TransientError
 from ftlib.origin import origin
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
 LONGEST = 3600.0
 """Seconds of one seed of a row."""
+_BY_MACHINE = (TransientError.exit_code, Interrupted.exit_code)
+
+
+class MachineFailed(Exception):
+    """A server that did not start, a process that was killed: it says nothing about the technique."""
 
 
 class Trial(Config):
@@ -64,7 +71,8 @@ def read_trials(row: Row, folder: Path = RESULTS) -> list[Trial]:
 def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False, threads: int | None = None) -> Trial:
     """Train and measure all arms of a row with a seed; arms of one recipe share its run. A failure is a result too.
 
-    With `threads` a recipe's run trains in its own process, with so many; None: as the recipe says.
+    With `threads` a recipe's run trains in its own process, with so many; None: as the recipe says. Raises
+    MachineFailed for what is no result.
     """
     began = time.monotonic()
     arms: dict[str, dict[str, float]] = {}
@@ -104,9 +112,9 @@ def _from_recipes(
     arms: dict[str, dict[str, float]] = {}
     for name, arm in row.arms.items():
         if arm.recipe is not None:
-            asked = (arm.recipe, arm.overrides)
+            overrides = (*arm.overrides, *((*row.larger, *arm.larger) if larger else ()))
+            asked = (arm.recipe, overrides)
             if asked not in records:
-                overrides = (*arm.overrides, *(row.larger if larger else ()))
                 if threads is not None:
                     overrides += ("compute.workers=0", f"compute.threads={threads}")
                 records[asked] = ran(arm.recipe, overrides, seed, work, longest=max(1.0, until - time.monotonic()))
@@ -117,7 +125,10 @@ def _from_recipes(
 def scripted(
     row: Row, seed: int, work: Path, *, larger: bool = False
 ) -> tuple[dict[str, dict[str, float]], tuple[Point, ...]]:
-    """Return what a row's `measure` says of its arms, and its points. Raises RuntimeError, KeyError, TimeoutExpired."""
+    """Return what a row's `measure` says of its arms, and its points.
+
+    Raises RuntimeError, KeyError, TimeoutExpired, MachineFailed.
+    """
     task = {"measure": row.measure, "seed": seed, "work": str(work), "settings": row.settings, "larger": larger}
     with tempfile.TemporaryDirectory() as folder:
         given, returned = Path(folder) / "task.json", Path(folder) / "outcome.json"
@@ -133,7 +144,7 @@ def scripted(
             timeout=LONGEST,
         )
         if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
+            raise _failure(done.returncode, done.stderr)
         told = Measured.model_validate_json(returned.read_text("utf-8"))
     wanted = [name for name, arm in row.arms.items() if arm.by_script]
     for name in wanted:
@@ -155,25 +166,33 @@ def ran(
 ) -> dict[str, Any]:
     """Run a recipe into the work folder; what is done there already is not done again.
 
-    Raises RuntimeError with what the run said, TimeoutExpired past `longest` seconds.
+    Raises RuntimeError with what the run said, TimeoutExpired past `longest` seconds, MachineFailed.
     """
     registry = f"publish.to={{kind: folder, path: {work / 'registry'}}}"
     command = [sys.executable, "-m", "ftlib", "run", recipe, "--work", str(work), "--json"]
     command += [f"--set={change}" for change in (*overrides, registry, f"seed={seed}")]
     done = subprocess.run(command, cwd=ROOT, env=_environment(None), capture_output=True, text=True, timeout=longest)
     if not done.stdout.strip():
-        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
+        raise _failure(done.returncode, done.stderr)
     told = json.loads(done.stdout)
     if "error" in told:
-        raise RuntimeError(told["error"]["message"])
+        raise _failure(told["error"]["exit_code"], told["error"]["message"])
     name = told["name"]
     return json.loads((work / "runs" / name / "run.json").read_text("utf-8"))
+
+
+def _failure(code: int, words: str) -> Exception:
+    """Return what a process's end is: its last line, of the technique; or MachineFailed, which a signal is too."""
+    last = words.strip().splitlines()[-1] if words.strip() else f"it ended with {code} and said nothing"
+    return MachineFailed(last) if code < 0 or code in _BY_MACHINE else RuntimeError(last)
 
 
 def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, float]:
     """Return an arm's metrics from a run's record. Raises KeyError where it was not measured.
 
-    `checkpoint/...` are what the record says of the checkpoint itself, its `trained_parameters` and its facts.
+    `checkpoint/...` are what the record says of the checkpoint itself, its `trained_parameters` and its facts;
+    `principles/kept_1` is the share of answers to held-out prompts that keep the first principle a phase learnt by: of
+    the phase what it said in the end, of `base` what was said before the phase.
     """
     evidence = record["evidence"]
     who = evidence["selection"]["chosen"]["name"] if arm.candidate == "chosen" else arm.candidate
@@ -189,6 +208,11 @@ def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, f
         if end["phase"] == who:
             told = {**end["facts"], "trained_parameters": end["trained_parameters"]}
             values |= {f"checkpoint/{name}": fact for name, fact in told.items() if not isinstance(fact, str)}
+    for held in evidence.get("upheld", ()):
+        when = "after" if held["phase"] == who else "before"
+        if when == "after" or who == "base":
+            kept = enumerate((one[when] for one in held["principles"]), 1)
+            values |= {f"principles/kept_{at}": one["kept"] / one["answers"] for at, one in kept if one["answers"]}
     if absent := sorted(metrics - {*values}):
         raise KeyError(f"{who!r} has no {', '.join(absent)} on the {arm.split} split")
     return {metric: values[metric] for metric in sorted(metrics)}

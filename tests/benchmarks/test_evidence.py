@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +19,11 @@ from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.points import Measured, Point
 from benchmarks.evidence.row import Arm, Comparison, Fit, Row, read_rows
-from benchmarks.evidence.trial import Trial, measured, read_trials, run_trial
+from benchmarks.evidence.trial import MachineFailed, Trial, measured, read_trials, run_trial
 from benchmarks.evidence.verdict import verdict, verdicts
+from ftlib.errors import Interrupted, TransientError
 from ftlib.recipe.file import load_recipe
+from ftlib.training.principles import read_principles
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,10 +56,13 @@ def test_a_row_asks_what_its_recipes_measure(row: Row) -> None:
     for name, arm in row.arms.items():
         if arm.recipe is None:
             continue
-        for larger in ((), row.larger):
+        for larger in ((*row.larger, *arm.larger), ()):
             recipe = load_recipe(ROOT / arm.recipe, [*arm.overrides, *larger])
         for metric in row.metrics_of(name):
-            if not metric.startswith("checkpoint/"):
+            if metric.startswith("principles/kept_"):
+                asked = [phase.principles for phase in recipe.phases if phase.principles]
+                assert int(metric.removeprefix("principles/kept_")) in range(1, 1 + len(read_principles(asked[0].file)))
+            elif not metric.startswith("checkpoint/"):
                 recipe.metric(metric)
         phases = {"chosen", "base", *(phase.name for phase in recipe.phases)}
         assert arm.candidate in phases or arm.candidate.startswith("alpha=")
@@ -128,6 +136,36 @@ def test_numbers_are_those_of_the_arm_s_candidate() -> None:
         measured(record, Arm(recipe="a.yaml"), {"home/f1"})
 
 
+def test_principles_are_kept_by_the_answers_before_a_phase_and_after_it() -> None:
+    def counts(*kept: int) -> list[dict[str, int]]:
+        return [{"answers": 8, "kept": one} for one in kept]
+
+    held = [{"before": before, "after": after} for before, after in zip(counts(2, 8), counts(6, 4), strict=True)]
+    evidence = {"final": [], "sweep": [], "upheld": [{"phase": "revise", "principles": held}]}
+    start, end = (Arm(recipe="a.yaml", candidate=name) for name in ("base", "revise"))
+    asked = {"principles/kept_1", "principles/kept_2"}
+    assert [*measured({"evidence": evidence}, start, asked).values()] == [0.25, 1.0]
+    assert [*measured({"evidence": evidence}, end, asked).values()] == [0.75, 0.5]
+    with pytest.raises(KeyError, match="'other' has no principles/kept_1"):
+        measured({"evidence": evidence}, Arm(recipe="a.yaml", candidate="other"), {"principles/kept_1"})
+
+
+def test_what_is_stated_of_an_arm_is_read_and_told_and_compared_with_nothing() -> None:
+    row = a_row(stated={"ours": ["checkpoint/last_kl"]})
+    assert (row.metrics_of("ours"), row.metrics_of("theirs")) == (
+        {"home/accuracy", "checkpoint/last_kl"},
+        {"home/accuracy"},
+    )
+    assert row.digest() != a_row().digest()
+    told = [
+        trial.model_copy(update={"arms": {**trial.arms, "ours": {**trial.arms["ours"], "checkpoint/last_kl": kl}}})
+        for trial, kl in zip(trials([0.8, 0.8, 0.8], [0.7, 0.7, 0.7]), (1.0, 2.5, 4.0), strict=True)
+    ]
+    assert "| ours | checkpoint/last\\_kl | 2.5 | 1 | 4 |" in page({"a": row}, {"a": told})
+    with pytest.raises(ValidationError, match="there is no arm 'nobody'"):
+        a_row(stated={"nobody": ["home/accuracy"]})
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -197,6 +235,8 @@ def test_the_drawing_is_a_function_of_the_results(tmp_path: Path, monkeypatch: p
 
 def script(seed: int, work: Path, settings: dict[str, float]) -> Measured:
     """Measure as a row's script does; it runs in another process."""
+    if "machine" in settings:
+        raise MachineFailed("no server for this one")
     if "unknown" in settings:
         raise ValueError("a setting that is not known")
     arms = {"ours": {"home/accuracy": settings["ours"]}, "theirs": {"home/accuracy": 0.1 * seed}}
@@ -230,6 +270,32 @@ def test_threads_change_where_a_run_trains_and_no_result_of_a_row(
     assert asked == [(), ("compute.workers=0", "compute.threads=1")]
     assert plain.digest == threaded.digest
     assert threaded.failed == "nothing runs"
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"), [(5, True), (2, True), (TransientError.exit_code, False), (Interrupted.exit_code, False)]
+)
+def test_what_fails_by_the_machine_is_no_result(
+    code: int, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.dumps({"error": {"kind": "an error", "message": "the server did not start", "exit_code": code}})
+    ends = subprocess.CompletedProcess([], code, stdout=told, stderr="")
+    processes = SimpleNamespace(run=lambda *_, **__: ends, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr("benchmarks.evidence.trial.subprocess", processes)
+    if kept:
+        assert run_trial(a_row(), 0, tmp_path).failed == "the server did not start"
+        return
+    with pytest.raises(MachineFailed, match="the server did not start"):
+        run_trial(a_row(), 0, tmp_path)
+    ends.returncode, ends.stdout = -9, ""
+    with pytest.raises(MachineFailed, match="ended with -9 and said nothing"):
+        run_trial(a_row(), 0, tmp_path)
+
+
+def test_what_fails_by_the_machine_in_a_script_is_none_either(tmp_path: Path) -> None:
+    arms = {"ours": {}, "theirs": {}}
+    with pytest.raises(MachineFailed, match="no server for this one"):
+        run_trial(a_row(arms=arms, measure=f"{__name__}:script", settings={"machine": "fails"}), 3, tmp_path)
 
 
 def test_what_a_row_needs_is_made_once_and_a_failure_is_told(tmp_path: Path) -> None:

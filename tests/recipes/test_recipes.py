@@ -185,6 +185,9 @@ def test_recipe_runs_to_a_published_version(
     if kind == "completions" and dense:
         check_completions(record.result, record.evidence.recipe, tmp_path / "pulled")
     if draws:
+        strip = Image.open(record.report.path / "sample_strip.png")
+        assert np.asarray(strip.convert("L")).std() > 10  # samples are on it, and no empty page
+        assert "sample_strip" in (record.report.path / record.report.markdown).read_text()
         check_drawn(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "boxed_images":
         check_found(record.result, record.evidence.recipe, tmp_path)
@@ -196,6 +199,10 @@ def test_recipe_runs_to_a_published_version(
     if any(phase.principles for phase in record.evidence.recipe.phases):  # its rows go through the most stages
         again = finetune.fn(str(path), overrides=overrides, work=str(work)).data
         assert again.evidence.checkpoints == record.evidence.checkpoints
+        registry = ModelRegistry(record.evidence.recipe.publish.to.store())
+        told: Any = registry.manifest(registry.version(record.result.name, 1)).lineage["principles"]
+        assert [one["principle"] for one in told] == ["please", "a card", "the team"]
+        assert all(one["drafts"]["answers"] > 0 for one in told)
 
 
 def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:

@@ -68,3 +68,37 @@ def test_a_search_keeps_no_more_the_longer_it_waits(
     assert [trial.number for trial in Trials(searched, work, given(searched.recipe, work)).run()] == [0, 1, 2]
     assert len(waits) > LOOKS
     assert [len(future.callbacks) for future in futures] == [1, 1, 1]
+
+
+class AtOnce:
+    """Ends what it is given where it begins."""
+
+    def with_options(self, task_run_name: str) -> "AtOnce":
+        return self
+
+    def submit(self, *_: object) -> Future:
+        future = Future()
+        future.end()
+        return future
+
+
+def test_values_that_do_not_go_together_are_counted_and_the_others_tried(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them fits the recipe; an adapter on a line of slerp does not."""
+    monkeypatch.setattr(trials, "_trial", AtOnce())
+    tuning = "phases.tune.tuning=[{kind: full}, {kind: lora, keep: adapter}]"
+    searched = asked(tiny_recipe, tuning, "interpolation=[{kind: wise_ft}, {kind: slerp}]", sampler="grid", trials=4)
+    searched.check()
+    work = Workspace(tmp_path)
+    tried = Trials(searched, work, given(searched.recipe, work)).run()
+    assert sorted(trial.outcome.state for trial in tried) == ["done", "done", "done", "refused"]
+    (refused,) = (trial for trial in tried if trial.outcome.state == "refused")
+    assert (refused.values["phases.tune.tuning"], refused.values["interpolation"]) == (
+        {"kind": "lora", "keep": "adapter"},
+        {"kind": "slerp"},
+    )
+    assert "adapters are added up" in refused.outcome.reason
+    assert "\n" not in refused.outcome.reason
+    again = Trials(searched, work, given(searched.recipe, work)).run()  # and it is over: nobody proposes it again
+    assert [trial.outcome.reason for trial in again] == [trial.outcome.reason for trial in tried]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -20,6 +21,7 @@ from ftlib.data.processor import Processor
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.loading import load
 from ftlib.kinds.open_split import open_split
+from ftlib.kinds.sampling import Sample
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.base import BaseJob, base
@@ -89,6 +91,19 @@ def test_a_policy_learns_what_is_worth_more_and_says_how(tmp_path: Path) -> None
     assert done.facts["last_kl"] == pytest.approx((series[-1]["kl"] + series[-2]["kl"]) / 2)
     assert 0 < float(done.facts["best_validation_reward"]) <= 1
     assert all(0 <= one["no_signal"] <= 1 and 0 <= one["repeated"] < 1 for one in series)
+
+
+def test_what_the_curves_say_of_answers_is_counted() -> None:
+    """Two prompts of three answers: one has a text twice, of the other all are worth the same; one text was cut."""
+    texts = [(4, 5), (4, 5), (6,), (4, 5), (7, 8, 9, 9), (6,)]
+    samples = [Sample(text, (0.0,) * len(text), ended=len(text) < 4) for text in texts]
+    worth = np.array([1.0, 0.0, 0.5, 0.25, 0.25, 0.25])
+    said = rollouts.Rollouts([np.array([1])] * 6, samples, worth, 3).measured()
+    assert said == pytest.approx(
+        {"reward": 2.25 / 6, "length": 12 / 6, "ended": 5 / 6, "repeated": 1 - 3 / 6, "no_signal": 1 / 2}
+    )
+    constant = [Sample((4, 5), (0.0, 0.0), ended=True)] * 6
+    assert rollouts.Rollouts([np.array([1])] * 6, constant, worth, 3).measured()["repeated"] == 1 - 1 / 6
 
 
 @pytest.mark.slow

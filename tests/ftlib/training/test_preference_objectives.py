@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from ftlib.config import BatchKind
@@ -160,6 +161,82 @@ def test_kto_compares_with_answers_to_other_prompts(folder: Path) -> None:
             assert said["wanted_reward"] == pytest.approx(rewards[ROWS][wanted[ROWS]].mean(), rel=1e-4)
             assert said["unwanted_reward"] == pytest.approx(rewards[ROWS][~wanted[ROWS]].mean(), rel=1e-4)
             assert said["z0"] == pytest.approx(z0, rel=1e-4)
+
+
+def summed(model: nn.Module, ids: np.ndarray, first: int) -> torch.Tensor:
+    """As `stock`, with its gradient."""
+    logs = model(input_ids=torch.tensor(ids[None])).logits[0].double().log_softmax(-1)
+    return sum((logs[i - 1, int(ids[i])] for i in range(first, len(ids))), torch.zeros((), dtype=torch.float64))
+
+
+def held_alike(objective: Any, ours: nn.Module, split: PreparedSplit, theirs: nn.Module, loss: torch.Tensor) -> None:
+    """Hold the gradient of one step, in pieces of one row, against that of a formula in another copy of the model."""
+    group = Group(rank=0, world_size=1, device=torch.device("cpu"))
+    asking = Asking(objective, ours, Collator.of(ours), group, companions={}, micro_batch_size=1)
+    pieces, count = asking.pieces(split, ROWS)
+    for piece in pieces:
+        (asking.loss(split, piece).total / count).backward()
+    loss.backward()
+    wanted = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
+    assert max(float(of.abs().max()) for of in wanted.values()) > 1e-4
+    for name, parameter in ours.named_parameters():
+        if name in wanted:
+            assert parameter.grad is not None, name
+            torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("objective", "formula"),
+    [
+        (DPO(beta=0.5, length_normalised=True), lambda r, n, m: -F.logsigmoid(0.5 * of_pairs(r / n))),
+        (DPO(loss_type="ipo", beta=0.2), lambda r, n, m: (of_pairs(r / n) - 1 / 0.4) ** 2),
+        (
+            DPO(loss_type="robust", label_smoothing=0.2),
+            lambda r, n, m: (-0.8 * F.logsigmoid(0.1 * of_pairs(r)) + 0.2 * F.logsigmoid(-0.1 * of_pairs(r))) / 0.6,
+        ),
+        (
+            ORPO(beta=0.3),
+            lambda r, n, m: -m[:, 0] - 0.3 * F.logsigmoid(of_pairs(m - torch.log1p(-m.exp()))),
+        ),
+        (SimPO(beta=2.5, margin=0.7), lambda r, n, m: -F.logsigmoid(2.5 * of_pairs(m) - 0.7)),
+    ],
+    ids=["normalised", "ipo", "robust", "orpo", "simpo"],
+)
+def test_gradients_of_pairs_are_those_of_their_formulas(objective: Any, formula: Any, folder: Path) -> None:
+    reference = np.random.default_rng(0).normal(-50, 5, (8, 2)).astype(np.float32)
+    split, theirs = split_of(folder, "preferences", reference), AutoModelForCausalLM.from_pretrained(folder / "model")
+    sums, tokens = list[torch.Tensor](), list[int]()
+    for row in ROWS:
+        first, start, other, _ = split.targets.places[row]  # type: ignore[union-attr]
+        ids = split.tokens(row)
+        for one, begins in ((ids[:start], first), (ids[start:], other - start)):
+            sums.append(summed(theirs, one, begins))
+            tokens.append(len(one) - begins)
+    said, counts = torch.stack(sums).reshape(-1, 2), torch.tensor(tokens).reshape(-1, 2)
+    loss = formula(said - torch.from_numpy(reference[ROWS]), counts, said / counts).mean()
+    held_alike(objective, load_model(folder / "model", "preferences"), split, theirs, loss)
+
+
+def of_pairs(values: torch.Tensor) -> torch.Tensor:
+    """Return by how much the chosen answers have more."""
+    return values[:, 0] - values[:, 1]
+
+
+def test_the_gradient_of_kto_is_that_of_its_formula_and_z0_has_none(folder: Path) -> None:
+    split, theirs = split_of(folder, "judged"), AutoModelForCausalLM.from_pretrained(folder / "model")
+    targets: Any = split.targets
+    others = np.array([stock(theirs, targets._mismatched(row), targets._firsts[row])[0] for row in range(8)])
+    own = np.array([stock(theirs, split.tokens(row), targets._firsts[row])[0] for row in range(8)])
+    noise = np.random.default_rng(1).normal(size=(8, 2))
+    reference = (np.stack([own, others], 1) - 3.0 - noise).astype(np.float32)
+    z0, signs = float((others - reference[:, 1])[ROWS].mean()), torch.from_numpy(np.where(targets.wanted, 1.0, -1.0))
+    assert z0 > 0
+    said = torch.stack([summed(theirs, split.tokens(row), targets._firsts[row]) for row in ROWS])
+    gains = signs[ROWS] * (said - torch.from_numpy(reference[ROWS, 0]) - z0)
+    loss = (torch.where(signs[ROWS] > 0, 1.5, 0.5) * (1 - torch.sigmoid(0.2 * gains))).mean()
+    scored = split_of(folder, "judged", reference)
+    objective = KTO(beta=0.2, desirable=1.5, undesirable=0.5)
+    held_alike(objective, load_model(folder / "model", "judged"), scored, theirs, loss)
 
 
 def test_the_gradient_of_two_words_is_the_closed_form() -> None:

@@ -80,7 +80,7 @@ class Scores(torch.nn.Module):
 
     def __init__(self, scores: list[float]) -> None:
         super().__init__()
-        self.scores = torch.tensor(scores)[:, None]
+        self.scores = torch.tensor(scores)[:, None].requires_grad_()
 
     def forward(self, **inputs: Any) -> Any:
         return type("Output", (), {"logits": self.scores})
@@ -95,7 +95,12 @@ def test_the_loss_is_the_papers(scale: float, centring: float) -> None:
     gap = chosen - rejected - scale * margin
     theirs = np.log1p(np.exp(-gap)) + centring * (chosen + rejected) ** 2
     assert ours.count == 3
-    assert float(ours.total) == pytest.approx(theirs.sum(), rel=1e-6)
+    assert float(ours.total.detach()) == pytest.approx(theirs.sum(), rel=1e-6)
+    ours.total.backward()
+    assert model.scores.grad is not None
+    slope, drawn = -1 / (1 + np.exp(gap)), 2 * centring * (chosen + rejected)
+    by_hand = np.stack([slope + drawn, drawn - slope], axis=1).reshape(-1, 1)
+    np.testing.assert_allclose(model.scores.grad.numpy(), by_hand, rtol=1e-5, atol=1e-7)
 
 
 def test_a_probe_is_scikit_learns_regression_of_differences(made: Made, tmp_path: Path) -> None:
