@@ -30,6 +30,7 @@ from ftlib.models.folder import tensor_spans
 from ftlib.models.parameter_names import layers_in
 from ftlib.progress import note
 from ftlib.recipe.evidence import Evidence
+from ftlib.recipe.hindsight import one_answer_notes
 from ftlib.recipe.preflight import (
     audit_notes,
     check_apart,
@@ -207,7 +208,7 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         return None
     if not all(made.upheld):
         return None
-    return Evidence(
+    evidence = Evidence(
         recipe=r,
         model=data.model,
         raw=data.raw,
@@ -228,6 +229,9 @@ def find_best(r: Recipe, work: Workspace, data: Data | None, model: FoundModel) 
         curve=curve,
         aside=tuple(aside),
     )
+    for words in one_answer_notes(r, evidence.measured(evidence.selection.chosen.name), evidence.prepared):
+        note("measured", words)
+    return evidence
 
 
 def _started(
