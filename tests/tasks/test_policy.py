@@ -43,6 +43,7 @@ def test_every_stage_task_has_the_policy(task):
     assert (task.timeout_seconds is None) == (task is train.train)
 
 
+@pytest.mark.slow
 def test_the_key_is_the_same_in_every_process(tiny_recipe: Path):
     """Prefect's own keys are not: they differ with the hash seed for sets of strings."""
     keys = {

@@ -163,6 +163,7 @@ def test_a_drop_that_may_be_larger_by_chance_is_not_allowed(folder: Path) -> Non
     assert "(2 of 3)" in got.why
 
 
+@pytest.mark.slow
 def test_an_inferior_candidate_is_rarely_let_through(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Its true loss is just max_drop, so it may pass in about 5 % of all samples."""
     random, passed, trials = np.random.default_rng(1), 0, 120

@@ -375,8 +375,9 @@ class TestCredentials:
         assert refused_calls() == []
 
     def test_a_repeated_request_takes_the_client_that_another_renewed(
-        self, store: S3Store, proxy: FaultProxy, rotate: Callable[[], None]
+        self, bucket, store: S3Store, proxy: FaultProxy, rotate: Callable[[], None]
     ):
+        store = S3Store(bucket.name, "r", proxy.url, deadline=60.0)  # the reply waits for a client to be made
         old = store.client.connected()
         rotate()
         turn_away = refused(503, "SlowDown")

@@ -347,6 +347,7 @@ def damaged_lines(draw: st.DrawFn) -> bytes:
     return bytes(line).replace(b"\n", b" ").replace(b"\r", b" ")
 
 
+@pytest.mark.slow
 @given(st.lists(damaged_lines(), max_size=12))
 @settings(deadline=None, max_examples=150)
 def test_the_compiled_decoder_finds_what_the_json_module_finds(

@@ -210,6 +210,7 @@ def test_code_and_fragments_do_not_read_like_english() -> None:
     assert not reads_like_english("x = 1 y = 2 z = 3 (a, b) -> c [1, 2] {3} the of to and 4 5 6 7 8 9 10 11 12 13 14")
 
 
+@pytest.mark.slow
 def test_the_quickstart_has_the_rows_it_promises(quickstart: Recipe) -> None:
     labels = {name: dataset.source for name, dataset in quickstart.datasets.items()}
     docstrings, comments = labels["docstrings"], labels["comments"]

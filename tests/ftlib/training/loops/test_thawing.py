@@ -106,6 +106,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Step]]:
     hook.remove()
 
 
+@pytest.mark.slow
 def test_one_more_group_learns_from_each_epoch_on_and_none_moves_before(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path, recorded: list[Step]
 ) -> None:
