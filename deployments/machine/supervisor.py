@@ -187,7 +187,9 @@ class Supervisor:
                 port = int(probe.getsockname()[1])
         board = programs.tensorboard(self.folder, port)
         if board is None:
-            self.state = self.state.with_service(BOARD, url=None, note="not installed: pip install 'reglage[tensorboard]'")
+            self.state = self.state.with_service(
+                BOARD, url=None, note="not installed: pip install 'reglage[tensorboard]'"
+            )
             return
         self._children[BOARD] = Child(board)
         self.state = self.state.model_copy(update={"tensorboard_port": port})
