@@ -25,6 +25,7 @@ is below what was claimed; else *too noisy*. Failed runs are counted.
 make evidence                                    # runs what is missing, appends, and writes this page
 python -m benchmarks.evidence reward --seeds 0   # one row, one seed
 python -m benchmarks.evidence kto --threads 1    # trained in the run's own process, by one thread
+python -m benchmarks.evidence dpo --larger       # with more of its rows: hours instead of minutes
 ```
 
 Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with
@@ -54,11 +55,17 @@ def _section(row: Row, trials: Sequence[Trial]) -> str:
     """Return what stands below one claim."""
     said = [f"**{row.claim}.**", f"{row.data}. Published: {row.published}."]
     lines = [f"### {row.name}\n", *(fill(one, 118) + "\n" for one in said)]
-    plain = [trial for trial in trials if not trial.larger]
-    if not plain:
-        return "\n".join([*lines, "Not run yet.\n"])
+    plain, larger = ([trial for trial in trials if trial.larger == flag] for flag in (False, True))
+    lines += [*_compared(row, plain), *_curve(row, plain), _told(plain)] if plain else ["Not run yet.\n"]
+    if larger:
+        lines += ["With `--larger`:\n", *_compared(row, larger), _told(larger)]
+    return "\n".join(lines)
+
+
+def _compared(row: Row, trials: Sequence[Trial]) -> list[str]:
+    """Return the table of a row's comparisons, and of what it states beside."""
     cells = [["metric", "better", "than", "difference", "seeds", ""]]
-    for one in verdicts(row, plain):
+    for one in verdicts(row, trials):
         width = "" if one.half_width is None else f" ± {one.half_width:.3g}"
         cells.append(
             [
@@ -70,11 +77,15 @@ def _section(row: Row, trials: Sequence[Trial]) -> str:
                 one.word,
             ]
         )
-    curve = [*_stated(row, plain), *_curve(row, plain)]
-    failed = [trial for trial in plain if trial.failed]
-    ran = f"{counted(len(plain), 'run')}, {sum(trial.seconds for trial in plain) / len(plain):.0f} s each"
+    return [*([table(cells), ""] if len(cells) > 1 else []), *_stated(row, trials)]
+
+
+def _told(trials: Sequence[Trial]) -> str:
+    """Return how many runs there were, how long they took, and which failed."""
+    failed = [trial for trial in trials if trial.failed]
+    ran = f"{counted(len(trials), 'run')}, {sum(trial.seconds for trial in trials) / len(trials):.0f} s each"
     lost = f"; {counted(len(failed), 'run')} failed: {failed[0].failed}" if failed else ""
-    return "\n".join([*lines, *([table(cells), ""] if len(cells) > 1 else []), *curve, f"{ran}{lost}.\n"])
+    return f"{ran}{lost}.\n"
 
 
 def _stated(row: Row, trials: Sequence[Trial]) -> list[str]:
