@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,17 @@ def some(names: Sequence[str], most: int = 5, between: str = ", ") -> str:
 def these(names: Iterable[str]) -> str:
     """Write names in alphabetical order, or `none`: `a, b`."""
     return ", ".join(sorted(names)) or "none"
+
+
+def nearest(got: str, allowed: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the name that was perhaps meant, or None if none is as like it as difflib's ratio `likeness` says."""
+    return next(iter(difflib.get_close_matches(got, list(allowed), n=1, cutoff=likeness)), None)
+
+
+def meant(got: str, allowed: Iterable[str]) -> str:
+    """Write, to be added to a message, the name that was perhaps meant: `; did you mean 'x'?`, or nothing."""
+    near = nearest(got, allowed)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 _UP = frozenset(("true", "1", "+1", "up", "yes", "y", "good", "like", "liked", "thumbs_up", "\U0001f44d"))

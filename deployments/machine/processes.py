@@ -148,7 +148,7 @@ def command(pid: int) -> str:
     """Return a process's command line in one line of at most 80 characters, or its name where it hides that."""
     with contextlib.suppress(OSError):
         words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        if line := " ".join(words).strip():
+        if line := " ".join(" ".join(words).split()):  # `python -c` has a whole program there
             return line if len(line) <= 80 else f"{line[:79]}…"
     with contextlib.suppress(OSError):
         return (_PROC / str(pid) / "comm").read_text().strip()

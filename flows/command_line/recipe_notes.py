@@ -1,6 +1,5 @@
 """What `reglage check` remarks on a recipe that fits together, and that may still be a slip."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ftlib.recipe.preflight import check_modality, check_principles, check_rewar
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.remarks import interpolation_remarks
 from ftlib.storage.node_cache import is_output
+from ftlib.wording import meant
 
 
 def checked_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
@@ -73,9 +73,8 @@ def notes(recipe: Recipe) -> Iterator[str]:
     for name, dataset in recipe.datasets.items():
         for column in dataset.format.columns if dataset.columns else ():
             if column not in dataset.columns:
-                near = difflib.get_close_matches(column, dataset.columns, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
                 yield (
-                    f"datasets.{name}.format: reads {column!r}, which its columns do not declare{hint}; declared: "
+                    f"datasets.{name}.format: reads {column!r}, which its columns do not declare"
+                    f"{meant(column, dataset.columns)}; declared: "
                     f"{', '.join(dataset.columns)}"
                 )

@@ -19,8 +19,10 @@ def print_retraining(challenge: Challenge, work: str) -> None:
     console.print(f"[bold]{challenge.title.lower()}[/]: {escape('; '.join(challenge.reasons))}", soft_wrap=True)
     if challenge.worth and challenge.worth.go:
         console.print(f"trained because {escape(str(challenge.worth))}", soft_wrap=True, style="dim")
-    for name, changes in challenge.changes.items():
-        console.print(f"{name}: {changes}", soft_wrap=True, style="dim")
+    said = " ".join((*challenge.reasons, str(challenge.worth or "")))
+    for line in (f"{name}: {changes}" for name, changes in challenge.changes.items()):
+        if line not in said:  # the reasons name the files that are new
+            console.print(line, soft_wrap=True, style="dim")
     for line in rows_lines(ledgers_of(challenge)):
         console.print(line, soft_wrap=True, style="dim")
     for d in challenge.differences:

@@ -138,7 +138,7 @@ def serve(
     )
     from deployments.machine.ports import listen
 
-    with closing(listen(port, first=PORT)) as held:
+    with closing(listen(port, first=PORT, host=host)) as held:
         port = held.getsockname()[1]
     assert port is not None
     threads = threads or max((os.cpu_count() or 1) // replicas, 1)
@@ -184,11 +184,19 @@ def _challenger(opened: ModelRegistry, name: str, spec: str | None, key: Path | 
 
 
 def _log(log: str | None, registry: Place) -> str | None:
-    """Return the log's place, whole: a replica has another working folder. Raises StorageError for none of ours."""
+    """Return the log's place, whole: a replica has another working folder. Raises StorageError for none of ours.
+
+    A folder is made now: one that cannot be is told before anything starts, and `reglage monitor` finds it empty.
+    """
     if log is None:
         return None
     place = registry.beside(log)
-    return place.uri if place.remote else open_store(place).uri
+    if place.remote:
+        return place.uri
+    folder = Path(open_store(place).uri)
+    with local_errors(folder, elsewhere="choose another --log"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
 
 
 def _plan(**fields: Any) -> ServingPlan:

@@ -8,6 +8,7 @@ from ftlib.errors import StorageError
 from ftlib.registry import AliasEntry, ModelRegistry
 from ftlib.registry.aliases import AliasLog
 from ftlib.registry.versions import model_name
+from ftlib.wording import meant
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,9 @@ def newest_entry(opened: ModelRegistry, model: str, alias: str) -> AliasEntry:
     """Return what an alias means now. Raises StorageError, which names those there are, if it was never set."""
     opened.version(model_name(model))  # says what models there are
     if (entry := opened.alias(model, alias)) is None:
-        aliases = ", ".join(opened.aliases(model)) or "none"
-        raise StorageError(f"{opened.store.uri}: {model}@{alias} was never set; {model} has the aliases {aliases}")
+        aliases = opened.aliases(model)
+        there = f"{model} has the aliases {', '.join(aliases) or 'none'}{meant(alias, aliases)}"
+        raise StorageError(f"{opened.store.uri}: {model}@{alias} was never set; {there}")
     return entry
 
 

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from flows.retraining.alias_move import newest_entry
 from ftlib.answer_log.place import AnswerLog
 from ftlib.answer_log.reader import Asked, moment, read_log
+from ftlib.config import user_path
 from ftlib.errors import ConflictError, RecipeError, StorageError
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import AliasEntry, ModelRegistry
@@ -16,12 +18,19 @@ from ftlib.retraining.live_drift import Reference, moves
 from ftlib.retraining.live_policy import OfLabels
 from ftlib.retraining.live_quality import ACCURACY, quality, standard
 from ftlib.retraining.live_verdict import LiveVerdict
+from ftlib.storage import Place
+from ftlib.storage.files import meant_path
 
 
 def the_log(r: Recipe, place: str | None) -> AnswerLog:
-    """Return the log that is read: `place` in place of the recipe's. Raises RecipeError if neither says one."""
+    """Return the log that is read: `place` in place of the recipe's.
+
+    Raises RecipeError if neither says one, or if `place` is a path of this machine and no folder: who names a place by
+    hand has one in mind. The recipe's own may come with its first answer.
+    """
     log = r.monitor.log
     if place:
+        _check_folder(place)
         return (
             log.model_copy(update={"place": place, "answers": None, "labels": None}) if log else AnswerLog(place=place)
         )
@@ -31,6 +40,15 @@ def the_log(r: Recipe, place: str | None) -> AnswerLog:
             "s3://bucket/log}} in the recipe"
         )
     return log
+
+
+def _check_folder(place: str) -> None:
+    if Place.parse(place).remote or (folder := user_path(place)).is_dir():
+        return
+    if folder.exists():
+        raise RecipeError(f"--log: {place} is a file; give the folder above its answers/ and labels/")
+    remedy = meant_path(place) or "; give the folder that `reglage serve --log` names, or none for the recipe's"
+    raise RecipeError(f"--log: {place} is not there (looked in {Path.cwd()}){remedy}")
 
 
 def look(r: Recipe, log: AnswerLog, registry: ModelRegistry, now: datetime) -> tuple[LiveVerdict, AliasEntry]:

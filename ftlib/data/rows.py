@@ -6,7 +6,6 @@ same rows have the same identity whether they came as jsonl, csv with all column
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -21,7 +20,7 @@ from ftlib.data.inputs import INPUT_IDS, Cell, answer_input
 from ftlib.data.row_reasons import BadReason, DropReason, PassReason
 from ftlib.data.row_targets import Target
 from ftlib.errors import DataError
-from ftlib.wording import some
+from ftlib.wording import meant, some
 
 Value = str | int | float | bool | None | list["Value"] | dict[str, "Value"]
 Values = Mapping[str, Value]
@@ -321,8 +320,7 @@ def held_by(column: str, have: Iterable[str]) -> str:
 
 def _meant(column: str, columns: list[str]) -> str:
     plain = [name for name in columns if name.strip(" \"'\ufeff").casefold() == column.strip().casefold()]
-    close = plain or difflib.get_close_matches(column, columns, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {plain[0]!r}?" if plain else meant(column, columns)
 
 
 def slice_values(values: Values, slices: Iterable[str]) -> tuple[str, ...]:

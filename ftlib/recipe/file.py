@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,8 @@ from ftlib.models.with_diffusers import EXTRA, PACKAGE
 from ftlib.recipe.examples import examples
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.encryption import check_one_key
+from ftlib.storage.files import meant_path
+from ftlib.wording import meant
 
 Location = tuple[str | int, ...]
 
@@ -89,8 +90,9 @@ def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        ours = path.stem in examples() and isinstance(error, FileNotFoundError)
-        hint = f"; `reglage init --example {path.stem}` writes the one that Réglage brings" if ours else ""
+        absent = isinstance(error, FileNotFoundError)
+        ours = f"; `reglage init --example {path.stem}` writes the one that Réglage brings"
+        hint = ours if absent and path.stem in examples() else meant_path(str(path)) if absent else ""
         raise RecipeError(f"{path}: cannot be read: {reason}; give the path of {what}, a YAML file{hint}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -204,7 +206,7 @@ def _position(members: list[Any], key: str, path: str) -> int:
     if re.fullmatch(r"-?[0-9]+", key) and -len(members) <= int(key) < len(members):
         return int(key)
     allowed = ", ".join([name for name in names if name] or [f"0 to {len(members) - 1}"])
-    raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{_did_you_mean(key, names)}")
+    raise RecipeError(f"{path}: the list has no member {key!r}; it has {allowed}{meant(key, names)}")
 
 
 def explain(problems: Iterable[Any], data: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
@@ -221,14 +223,14 @@ def _explain(problem: Any, data: Mapping[str, Any], schema: dict[str, Any]) -> I
         case "extra_forbidden":
             fields = sorted(_fields(location[:-1], schema))
             name = str(location[-1])
-            hint = _called_here(name, fields) or _did_you_mean(name, fields)
+            hint = _called_here(name, fields) or meant(name, fields)
             yield f"{where}: unknown field{hint}; allowed: {', '.join(fields)}"
         case "missing":
             yield f"{where}: required, but absent"
         case "union_tag_invalid":
             tags = re.findall(r"'([^']+)'", str(context["expected_tags"]))
             got = str(context["tag"])
-            hint = _did_you_mean(got, tags) or _to_install(location)
+            hint = meant(got, tags) or _to_install(location)
             yield f"{where}.kind: unknown kind {got!r}{hint}; allowed: {', '.join(tags)}"
         case "union_tag_not_found":
             tags = _tags(location, schema)
@@ -353,11 +355,6 @@ _ELSEWHERE = {
     }.items()
     for theirs in names.split()
 }
-
-
-def _did_you_mean(got: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(got, list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _to_install(location: Location) -> str:

@@ -24,6 +24,7 @@ from ftlib.registry.versions import (
 )
 from ftlib.storage.sealed_records import parse, read_record, read_whole
 from ftlib.storage.store import Store
+from ftlib.wording import meant
 
 
 class RegistryReader:
@@ -67,7 +68,9 @@ class RegistryReader:
         if number is None and numbers and (version := self.find(name, numbers[-1])):
             return version
         if not numbers:
-            raise StorageError(f"{self.store.uri} has no model {name!r}; it has {', '.join(self.models()) or 'none'}")
+            models = self.models()
+            there = f"it has {', '.join(models) or 'none'}{meant(name, models)}"
+            raise StorageError(f"{self.store.uri} has no model {name!r}; {there}")
         raise StorageError(f"{self.store.uri} has no {name}@{number}; the versions are {spans(numbers)}")
 
     def resolve(self, spec: str) -> Version:
@@ -80,10 +83,10 @@ class RegistryReader:
             return self.version(name, which)
         if (entry := self.alias(name, which)) is None:
             self.version(name)  # a wrong model is the likelier mistake
-            aliases = ", ".join(self.aliases(name)) or "none"
+            aliases = self.aliases(name)
+            remedy = meant(which, aliases) or ": promote a version, or name one"
             raise StorageError(
-                f"{self.store.uri} has no alias {name}@{which}; its aliases are {aliases}: promote a version, or "
-                "name one"
+                f"{self.store.uri} has no alias {name}@{which}; its aliases are {', '.join(aliases) or 'none'}{remedy}"
             )
         return self.version(name, entry.version)
 

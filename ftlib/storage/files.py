@@ -12,11 +12,13 @@ import stat
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from ftlib.config import user_path
 from ftlib.errors import IntegrityError, ReglageError, StorageError
-from ftlib.wording import counted
+from ftlib.wording import counted, nearest
 
 
 @contextmanager
@@ -113,6 +115,25 @@ def expect(sha256: str, actual: str, where: str) -> None:
 def missing(where: str) -> str:
     """Say that a file a version needs is gone."""
     return f"{where} is missing though a version needs it; restore it from a copy or publish again"
+
+
+def meant_path(path: str) -> str:
+    """Write, to be added to a message, the path that is there and was perhaps meant: `; did you mean 'x'?`."""
+    asked = absent = user_path(path)
+    while absent.parent not in (absent, Path()) and not absent.parent.is_dir():
+        absent = absent.parent
+    try:
+        names = [entry.name for entry in islice(os.scandir(absent.parent), _LOOKED_AT)]
+    except OSError:
+        return ""
+    if (near := nearest(absent.name, names, 0.8)) is None:  # a suffix alone makes others 0.7 alike
+        return ""
+    whole = absent.with_name(near) / asked.relative_to(absent)
+    return f"; did you mean '{whole}'?" if whole.exists() else ""
+
+
+_LOOKED_AT = 1000
+"""Names of a folder, however many it holds, among which a misspelt one is looked for."""
 
 
 @contextmanager

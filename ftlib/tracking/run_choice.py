@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -89,28 +89,68 @@ def _sorted(found: Sequence[RunFacts], sort: str) -> list[RunFacts]:
 
 
 def differing(found: Sequence[RunFacts]) -> list[dict[str, str]]:
-    """Return of each run the recipe's fields that are not what most of these runs have, by dotted path.
+    """Return of each run the recipe's fields that are not what most runs of its recipe have, by dotted path.
 
     Of values that are equally common, the first run's counts. A field that a run lacks is written as a dash.
     """
-    if len(found) < 2:
-        return [{} for _ in found]
-    having = Counter(item for facts in found for item in facts.parameters.items())
-    alike = {path for (path, _), count in having.items() if count == len(found)}
-    paths = dict.fromkeys(path for path, _ in having if path not in alike and path not in _OF_NO_RESULT)
-    common: dict[str, str] = {}
-    for path in paths:
-        values = Counter(facts.parameters.get(path, LACKS) for facts in found)
-        common[path] = values.most_common(1)[0][0]
+    groups: dict[str, list[RunFacts]] = {}
+    for facts in found:
+        groups.setdefault(facts.recipe, []).append(facts)
+    usual = {recipe: _usual([facts.parameters for facts in group]) for recipe, group in groups.items()}
     return [
-        {
-            path: facts.parameters.get(path, LACKS)
-            for path in common
-            if facts.parameters.get(path, LACKS) != common[path]
-        }
-        for facts in found
+        {path: mine for path, (mine, _) in unlike(facts.parameters, usual[facts.recipe]).items()} for facts in found
     ]
 
 
+def _usual(every: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return what most recipes say, without the fields that most of them lack."""
+    paths = dict.fromkeys(path for fields in every for path in fields)
+    said = {path: Counter(fields.get(path, LACKS) for fields in every).most_common(1)[0][0] for path in paths}
+    return {path: value for path, value in said.items() if value != LACKS}
+
+
+def unlike(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return the fields in which two recipes differ, each with both values.
+
+    Left out is what says nothing: what a version is called and where it goes, a list or part that is written field by
+    field in the other, and below a part of another `kind` what the first lacks, or is null in it. A part that one of
+    them lacks whole, such as a phase, is one field.
+    """
+    both = {path: (ours.get(path, LACKS), theirs.get(path, LACKS)) for path in dict.fromkeys([*ours, *theirs])}
+    differ = {path: pair for path, pair in both.items() if pair[0] != pair[1] and not _OF_NO_RESULT.match(path)}
+    kinds = tuple(path.removesuffix("kind") for path in differ if path.endswith(".kind"))
+
+    def follows(path: str, mine: str, other: str) -> bool:
+        if LACKS not in (mine, other):
+            return False
+        of_the_kind = path.startswith(kinds) and (mine == LACKS or mine == "null")
+        return of_the_kind or any(one.startswith(f"{path}.") for one in differ)
+
+    kept = {path: pair for path, pair in differ.items() if not follows(path, *pair)}
+    if all(LACKS not in pair for pair in kept.values()):
+        return kept
+    have = _parts(ours), _parts(theirs)
+    return dict(_whole(path, pair, have[pair[0] != LACKS]) for path, pair in kept.items())
+
+
+def _parts(fields: Iterable[str]) -> frozenset[str]:
+    """Return the paths of all parts that have a field."""
+    return frozenset(prefix for path in fields for prefix in _prefixes(path))
+
+
+def _prefixes(path: str) -> list[str]:
+    words = path.split(".")
+    return [".".join(words[:count]) for count in range(1, len(words) + 1)]
+
+
+def _whole(path: str, pair: tuple[str, str], have: frozenset[str]) -> tuple[str, tuple[str, str]]:
+    """Return a field, or the whole part that it belongs to where the one that lacks it has none of it."""
+    if LACKS not in pair:
+        return path, pair
+    part = next(prefix for prefix in _prefixes(path) if prefix not in have)
+    member = part.rpartition(".")[2].isdigit()  # of a list: a metric or a gate, which its fields say best
+    return (path, pair) if member or part == path else (part, tuple(one if one == LACKS else "…" for one in pair))
+
+
 LACKS = "–"
-_OF_NO_RESULT = ("name",)
+_OF_NO_RESULT = re.compile(r"(name|publish\.(name|description|to\..*))$")

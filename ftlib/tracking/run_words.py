@@ -9,7 +9,7 @@ from ftlib.errors import ReglageError, first_line
 from ftlib.evaluation.measured import EvalReport, tables_in
 from ftlib.evaluation.results import differences, interval_text, number
 from ftlib.storage.files import in_bytes
-from ftlib.tracking.run_choice import LACKS
+from ftlib.tracking.run_choice import LACKS, unlike
 from ftlib.tracking.run_facts import RunFacts
 from ftlib.workspace import Workspace
 
@@ -64,12 +64,10 @@ def forgot(facts: RunFacts) -> str:
 
 def compared(ours: RunFacts, theirs: RunFacts, work: Workspace) -> list[str]:
     """Say in what two recipes differ, and each metric's difference on the same rows."""
-    paths = dict.fromkeys([*ours.parameters, *theirs.parameters])
     lines = [f"{ours.name} ({ours.state}) against {theirs.name} ({theirs.state})"]
-    for path in paths:
-        mine, other = ours.parameters.get(path, LACKS), theirs.parameters.get(path, LACKS)
-        if mine != other:
-            lines.append(f"{path}: {mine} against {other}")
+    lines += [
+        f"{path}: {mine} against {other}" for path, (mine, other) in unlike(ours.parameters, theirs.parameters).items()
+    ]
     if len(lines) == 1:
         lines.append("the recipes are the same")
     differ = [*_differences(ours, theirs, work)]

@@ -100,6 +100,7 @@ def registry(tmp_path: Path) -> ModelRegistry:
 def look(tmp_path: Path, server: Server, registry: ModelRegistry) -> Callable[..., State[Any]]:
     def once(*overrides: str, work: str = "work", **given: Any) -> State[Any]:
         fixed = [f"publish.to={{kind: folder, path: {tmp_path / 'registry'}}}", "monitor.rollback=on_quality"]
+        (tmp_path / "log").mkdir(exist_ok=True)
         log = str(tmp_path / "log")
         asked = {"recipe": RECIPE, "log": log, "overrides": [*fixed, *overrides], "work": str(tmp_path / work), **given}
         return monitor.fn(**asked)
@@ -276,11 +277,23 @@ def test_of_two_monitors_at_once_one_moves_the_alias(
     assert [entry.version for entry in registry.history(NAME, "champion")] == [1, 2, 1]
 
 
-def test_an_alias_that_was_never_set_and_a_missing_log_are_told_in_a_line(look: Callable[..., State[Any]]) -> None:
+def test_an_alias_that_was_never_set_and_a_missing_log_are_told_in_a_line(
+    tmp_path: Path, look: Callable[..., State[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(StorageError, match=f"{NAME}@canary was never set"):
         look("retrain.alias=canary")
     with pytest.raises(RecipeError, match=r"monitor\.log: no log to read; give --log PLACE"):
         look(log=None)
+    monkeypatch.chdir(tmp_path)
+    look()  # an empty one is no error
+    with pytest.raises(RecipeError, match=r"--log: elsewhere is not there \(looked in .*\); give the folder that"):
+        look(log="elsewhere")
+    with pytest.raises(RecipeError, match=r"--log: logs is not there \(looked in .*\); did you mean 'log'\?$"):
+        look(log="logs")
+    (tmp_path / "a-file").touch()
+    with pytest.raises(RecipeError, match=r"--log: a-file is a file; give the folder above its answers/"):
+        look(log="a-file")
+    assert look("monitor.log={place: nowhere}", log=None).name == "Too few"  # it comes with the first answer
     with pytest.raises(RecipeError, match=r"monitor\.quality\.evaluation: 'fit' measures no accuracy"):
         look("monitor.quality={kind: labels, evaluation: fit}")
 

@@ -21,6 +21,7 @@ from ftlib.data.sources.base import SourceBase
 from ftlib.data.sources.listing import FileStatus, PathListing, list_bucket, list_path, once, pin_listed
 from ftlib.errors import DataError, RecipeError, StorageError
 from ftlib.storage import Objects, Place, open_objects
+from ftlib.storage.files import meant_path
 from ftlib.storage.store import StoredObject
 
 _AT_ONCE = 16
@@ -124,8 +125,10 @@ class StoredFiles(SourceBase, ABC):
         if listing.what == "folder" and (listing.files or not place.remote):
             return f"{place.uri}: no {', '.join(self.wanted)} file in this folder; name the one that is meant"
         wanted = "no file matches this glob" if listing.what == "glob" else "no such file or folder"
-        looked = "" if place.remote else f" (looked in {Path.cwd()})"
-        return f"{place.uri}: {wanted}{looked}; correct the source's path"
+        if place.remote:
+            return f"{place.uri}: {wanted}; correct the path"
+        remedy = "" if listing.what == "glob" else meant_path(place.key)
+        return f"{place.uri}: {wanted} (looked in {Path.cwd()}){remedy or '; correct the path'}"
 
 
 def stored_object(bucket: Objects, file: ListedFile | FileVersion) -> StoredObject:

@@ -69,6 +69,10 @@ def test_what_cannot_be_moved_is_named(opened: ModelRegistry) -> None:
     with pytest.raises(StorageError, match=r"has no demo@9; the versions are 1-3"):
         AliasMove.promotion(opened, "demo", "live", 9)
     moved(AliasMove.promotion(opened, "demo", "live", 2))
+    with pytest.raises(
+        StorageError, match=r"demo@lvie was never set; demo has the aliases live; did you mean 'live'\?$"
+    ):
+        AliasMove.rollback(opened, "demo", "lvie")
     with pytest.raises(StorageError, match="never meant version 3, only 2; promote it instead"):
         AliasMove.rollback(opened, "demo", "live", to=3)
     with pytest.raises(StorageError, match="only ever meant version 2"):

@@ -84,6 +84,8 @@ class TestPromote:
         move(registry, 1, None)
         with pytest.raises(StorageError, match="no alias m@canary; its aliases are champion"):
             registry.resolve("m@canary")
+        with pytest.raises(StorageError, match=r"its aliases are champion; did you mean 'champion'\?$"):
+            registry.resolve("m@champoin")
         with pytest.raises(StorageError, match="no model 'n'"):
             registry.resolve("n@champion")
 

@@ -11,7 +11,7 @@ from ftlib.errors import RecipeError
 from ftlib.evaluation.evaluation import Evaluation
 from ftlib.evaluation.measured import Estimate, Measured
 from ftlib.report.runs_plot import axes_of, front_of
-from ftlib.tracking.run_choice import Condition, chosen, differing
+from ftlib.tracking.run_choice import Condition, chosen, differing, unlike
 from ftlib.tracking.run_facts import RunFacts, StageTime, times
 from ftlib.tracking.run_index import keep, read_runs
 from ftlib.workspace import Workspace
@@ -122,6 +122,26 @@ def test_recipes_differ_where_they_are_not_as_most_are():
     same, other = {"seed": "0", "gone": "1"}, {"seed": "7"}
     every = [facts(i, parameters=fields) for i, fields in enumerate((same, other, same))]
     assert differing(every) == [{}, {"seed": "7", "gone": "–"}, {}]
+    another = facts(3, recipe="another", parameters={"wholly": "other"})
+    assert differing([*every, another]) == [{}, {"seed": "7", "gone": "–"}, {}, {}]  # each beside its own recipe's
+
+
+def test_a_difference_of_two_recipes_says_something():
+    ours = {"name": "a", "publish.name": "x", "publish.to.path": "p", "tuning.kind": "lora", "tuning.rank": "8"}
+    theirs = {"name": "b", "publish.name": "y", "publish.to.path": "q", "tuning.kind": "ia3", "tuning.places": "null"}
+    assert unlike(ours, theirs) == {"tuning.kind": ("lora", "ia3"), "tuning.rank": ("8", "–")}
+    assert unlike(theirs, ours) == {"tuning.kind": ("ia3", "lora")}  # the rank belongs to what is not there
+    ours = {"gates": "[]", "phases.tune.seed": "0", "stop": "null", "rate": "0.1"}
+    theirs = {
+        "gates.0.at_least": "0.4",
+        "phases.tune.seed": "0",
+        "phases.head.seed": "0",
+        "stop.after": "3",
+        "rate": "0.2",
+    }
+    assert unlike(ours, theirs) == {
+        "rate": ("0.1", "0.2"), "gates.0.at_least": ("–", "0.4"), "phases.head": ("–", "…"), "stop.after": ("–", "3"),
+    }  # fmt: skip
 
 
 def test_the_front_is_what_nothing_beats():

@@ -266,6 +266,17 @@ def test_a_part_of_the_path_that_is_there_is_no_pattern(tmp_path: Path, monkeypa
         Files(path="data [v1]/absent.jsonl").list()
 
 
+def test_a_misspelt_path_is_told_the_one_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows" / "tickets.jsonl", [{"n": 1}])
+    for asked in ("rows/tickts.jsonl", "row/tickets.jsonl"):
+        with pytest.raises(DataError, match=r"\(looked in .*\); did you mean 'rows/tickets.jsonl'\?$"):
+            Files(path=asked).list()
+    for asked in ("rows/else.jsonl", "row/else.jsonl", "nowhere/at/all.jsonl"):
+        with pytest.raises(DataError, match=r"\(looked in .*\); correct the path$"):
+            Files(path=asked).list()
+
+
 def test_a_name_that_is_not_utf8_is_one_line_and_only_where_rows_bear_it(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows" / "a.jsonl", [{"n": 1}])
     odd = os.path.join(os.fsencode(tmp_path), b"rows", b"caf\xe9")
