@@ -115,9 +115,11 @@ def test_larger_results_stand_below_the_others_and_are_counted_by_themselves() -
     row, few = a_row(), trials([0.8, 0.81, 0.82], [0.7, 0.7, 0.7])
     more = [trials([0.5], [0.75])[0].model_copy(update={"larger": True})]
     plain, larger = page({"a": row}, {"a": [*more, *few]}).split("With `--larger`:")
-    assert "| +0.11 ± 0.0248 | 3 | shows |" in plain
+    assert plain.count("| +0.11 ± 0.0248 | 3 | shows |") == 2  # among all claims, and below its own
     assert "| -0.25 | 1 | too few seeds |" in larger
-    assert "Not run yet." in page({"a": row}, {"a": more}).split("With `--larger`:")[0]
+    alone = page({"a": row}, {"a": more}).split("With `--larger`:")[0]
+    assert "Not run yet." in alone
+    assert "ours against theirs, larger | -0.25 | 1 | too few seeds |" in alone
 
 
 @pytest.mark.parametrize("name", ["dpo", "dpo_line"])
