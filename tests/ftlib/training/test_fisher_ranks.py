@@ -5,16 +5,12 @@ In a file of its own, since each rank imports it, and what it imports.
 
 from __future__ import annotations
 
-import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from ftlib.kinds.loading import load
@@ -28,6 +24,7 @@ from ftlib.training.penalties.base import Start
 from ftlib.training.penalties.ewc import EWC
 from ftlib.training.penalties.spd import SPD
 from ftlib.training.plan import Part
+from tests.ftlib.training.ranks import in_ranks
 
 ALONE = Group(0, 1, torch.device("cpu"))
 Sharding = Literal["ddp", "fsdp"]
@@ -74,25 +71,21 @@ def pulled(start: Checkpoint, fisher: Path, group: Group, sharding: Sharding) ->
     return said
 
 
-def rank(number: int, folder: str, start: str, data: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
-    group, at = Group.join(2, use_gpu=False), Checkpoint.model_validate_json(start)
+def learnt(group: Group, folder: Path, at: Checkpoint, data: str) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for sharding in ("ddp", "fsdp"):
-        fisher = measured(at, data, Path(folder, sharding), group, sharding)
+        fisher = measured(at, data, folder / sharding, group, sharding)
         said[sharding] = pulled(at, fisher, group, sharding)
-    if number == 0:
-        Path(folder, "said.json").write_text(json.dumps(said))
-    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+    return said
 
 
 @pytest.mark.slow
 def test_two_ranks_measure_and_pull_as_one_does(tmp_path: Path) -> None:
     start = tiny_checkpoint(tmp_path / "start")
     data = tiny_prepared(tmp_path / "data", {"train": tiny_rows(12)}).uri
-    mp.spawn(rank, args=(str(tmp_path), start.model_dump_json(), data), nprocs=2)
+    said, _ = in_ranks(2, learnt, tmp_path, tmp_path, start, data)
     alone = measured(start, data, tmp_path / "alone", ALONE, "ddp")
-    expected, said = pulled(start, alone, ALONE, "ddp"), json.loads((tmp_path / "said.json").read_text())
+    expected = pulled(start, alone, ALONE, "ddp")
     for sharding in ("ddp", "fsdp"):
         ours = load_file(tmp_path / sharding / FILE)
         for name, theirs in load_file(alone).items():

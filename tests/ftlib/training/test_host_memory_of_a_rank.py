@@ -5,15 +5,11 @@ Prints a line a number of ranks, which docs/train-reference.md has.
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import config_digest, weights_digest
@@ -27,6 +23,7 @@ from ftlib.training.phase import Phase
 from ftlib.training.plan import Plan
 from ftlib.training.tuning.full import Full
 from ftlib.training.worker import _write_result
+from tests.ftlib.training.ranks import in_ranks
 
 GB = 10**9
 
@@ -47,12 +44,9 @@ def forget_peak() -> int:
     return now("VmRSS")
 
 
-def rank(number: int, folder: str, world_size: int) -> None:
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous{world_size}"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=number, world_size=world_size)
-    group, plan = Group.join(world_size, use_gpu=False), Plan.model_validate_json(Path(folder, "plan.json").read_text())
-    plan = plan.model_copy(update={"run": f"{folder}/run{world_size}"})
+def sizes(group: Group, folder: Path) -> dict[str, int]:
+    plan = Plan.model_validate_json((folder / "plan.json").read_text())
+    plan = plan.model_copy(update={"run": f"{folder}/run{group.world_size}"})
     Path(plan.run).mkdir(exist_ok=True)
     build_model(plan, dropout=None)  # what is imported on the way is not the model's
     empty = forget_peak()
@@ -69,10 +63,7 @@ def rank(number: int, folder: str, world_size: int) -> None:
             module.reshard()  # what is outside of layers stays gathered for the next step
     held = forget_peak()
     _write_result(plan, Trained(model, State(step=1), frozenset(), {}), group, 0.0)
-    said = {"shard": shard, "loading": loading - shard, "saving": peak_over(held)}
-    Path(folder, f"{world_size}-{number}.json").write_text(json.dumps(said))
-    dist.barrier()
-    os._exit(0)
+    return {"shard": shard, "loading": loading - shard, "saving": peak_over(held)}
 
 
 @pytest.fixture(scope="module")
@@ -107,9 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_a_rank_loads_and_saves_with_little_more_than_its_shard(folder: Path, world_size: int) -> None:
-    mp.spawn(rank, (str(folder), world_size), nprocs=world_size)
-    for number in range(world_size):
-        said = json.loads((folder / f"{world_size}-{number}.json").read_text())
+    for number, said in enumerate(in_ranks(world_size, sizes, folder, folder)):
         print(f"{world_size} ranks, rank {number}: ", {name: f"{size / GB:.3f} GB" for name, size in said.items()})
         assert said["loading"] + said["shard"] <= 1.2 * said["shard"] + GB
         assert said["saving"] <= 1.2 * said["shard"] + GB

@@ -5,16 +5,12 @@ In a file of its own, since each rank imports it, and what it imports.
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ftlib.data.prepared import add_scores, split_file
 from ftlib.kinds.collate import Collator
@@ -26,6 +22,7 @@ from ftlib.training.group import Group, accumulating
 from ftlib.training.loops.asking import Asking
 from ftlib.training.loops.attempt import Sums
 from ftlib.training.objectives.kto import KTO
+from tests.ftlib.training.ranks import in_ranks
 
 BATCHES = (np.array([3, 0, 5, 2, 7]), np.array([1, 6, 4]), np.array([7, 5, 3, 1, 0]))
 """Odd ones: one of two ranks has a row less, and repeats one that must not count."""
@@ -64,12 +61,8 @@ def learnt(folder: Path, group: Group, sharding: Literal["ddp", "fsdp"], micro: 
     }
 
 
-def rank(number: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
-    group = Group.join(2, use_gpu=False)
-    said = {name: learnt(Path(folder), group, name, micro) for name, micro in (("ddp", 2), ("fsdp", None))}
-    Path(folder, f"rank{number}").write_text(json.dumps(said))
-    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+def both(group: Group, folder: Path) -> dict[str, Any]:
+    return {name: learnt(folder, group, name, micro) for name, micro in (("ddp", 2), ("fsdp", None))}
 
 
 @pytest.mark.slow
@@ -82,9 +75,7 @@ def test_two_ranks_learn_by_the_z0_of_the_global_batch(tmp_path: Path) -> None:
     alone = learnt(tmp_path, Group(0, 1, torch.device("cpu")), "ddp", None)
     distances = [z0 for _, z0, _ in alone["said"]]
     assert all(z0 > 0 for z0 in distances)
-    mp.spawn(rank, args=(str(tmp_path),), nprocs=2)
-    for number in (0, 1):
-        told = json.loads((tmp_path / f"rank{number}").read_text())
+    for told in in_ranks(2, both, tmp_path, tmp_path):
         for sharding in ("ddp", "fsdp"):
             np.testing.assert_allclose(told[sharding]["said"], alone["said"], rtol=1e-5)
             for name, weight in alone["weights"].items():

@@ -5,17 +5,13 @@ In a file of its own, since each rank imports it, and what it imports.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -27,6 +23,7 @@ from ftlib.training.loops.ema import Average, averaged
 from ftlib.training.objectives.prepared import Context, Prepared
 from ftlib.training.penalties.base import Start
 from ftlib.training.penalties.l2_sp import L2SP
+from tests.ftlib.training.ranks import in_ranks
 
 
 class Layers(nn.Module):
@@ -141,9 +138,8 @@ def beside(group: Group, compute: Compute, number: int) -> list[list[float]]:
     return said
 
 
-def rank(number: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
-    group, said = Group.join(2, use_gpu=False), {}
+def said_in(group: Group) -> dict[str, Any]:
+    said: dict[str, Any] = {}
     for sharding, compute in SPREAD.items():
         torch.manual_seed(0)
         model = group.spread(Layers(), compute)
@@ -158,18 +154,15 @@ def rank(number: int, folder: str) -> None:
                     inside = model(rows).item()
                 outputs.append([before, inside, model(rows).item()])
         said[sharding] = outputs
-        said[f"{sharding} penalised"] = penalised(group, compute, number)
-        said[f"{sharding} beside"] = beside(group, compute, number)
-    Path(folder, f"rank{number}").write_text(json.dumps(said))
-    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+        said[f"{sharding} penalised"] = penalised(group, compute, group.rank)
+        said[f"{sharding} beside"] = beside(group, compute, group.rank)
+    return said
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[list[float]]]]:
     """What each rank said."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(rank, (str(folder),), nprocs=2)
-    return [json.loads((folder / f"rank{number}").read_text()) for number in (0, 1)]
+    return in_ranks(2, said_in, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.slow

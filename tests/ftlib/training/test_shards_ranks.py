@@ -6,8 +6,6 @@ In a file of its own, since each rank imports it, and what it imports.
 from __future__ import annotations
 
 import json
-import os
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from ftlib.data.datasets import PreparedDataset
@@ -27,9 +24,10 @@ from ftlib.progress import Progress, listen
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves, worker
-from ftlib.training.compute import Compute
-from ftlib.training.plan import Part, Plan
+from ftlib.training.group import Group
+from ftlib.training.plan import Plan
 from ftlib.workspace import Workspace
+from tests.ftlib.training.ranks import in_ranks, losses, tiny_plan, weights
 
 FULL = {"kind": "full"}
 LORA = {"kind": "lora", "rank": 4}
@@ -45,30 +43,7 @@ PLACED: dict[str, dict[str, Any]] = {
 
 def plan(start: Checkpoint, data: PreparedDataset, run: Path, tuned: str, **compute: object) -> Plan:
     tuning, precision = TUNED[tuned]
-    run.mkdir(exist_ok=True, parents=True)
-    phase = {
-        "name": "tune",
-        "dataset": "d",
-        "objective": {"kind": "classification"},
-        "tuning": tuning,
-        "optimizer": {"learning_rate": 3e-3, "epochs": 2, "batch_size": 12},
-        "early_stopping": {"patience": 9},
-        "dropout": 0.0,
-    }
-    return Plan.model_validate(
-        {
-            "fingerprint": "f",
-            "start": start,
-            "parts": (Part(name="d", folder=data.uri),),
-            "run": str(run),
-            "kind": "labeled",
-            "labels": LABELS,
-            "phase": phase,
-            "precision": precision,
-            "seed": 7,
-            "compute": Compute.model_validate({"threads": 1, **compute}),
-        }
-    )
+    return tiny_plan(start, data, run, {"tuning": tuning, "early_stopping": {"patience": 9}}, precision, **compute)
 
 
 def stop(sign: Progress) -> None:
@@ -76,27 +51,21 @@ def stop(sign: Progress) -> None:
         raise Interrupted("stopped on request")
 
 
-def rank(number: int, folder: str, start: Checkpoint, data: PreparedDataset) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=4)
-    root = Path(folder)
-    try:
-        for placed, compute in PLACED.items():
-            for tuned in TUNED:
-                worker.work(plan(start, data, root / f"{placed}-{tuned}", tuned, **compute))
-        for kept, resumed in (("hsdp", "fsdp"), ("fsdp", "hsdp"), ("hsdp", "one")):
-            run = root / f"{kept}-then-{resumed}"
-            with listen(stop):
-                worker.work(plan(start, data, run, "full", **PLACED[kept]))
-            dist.barrier()
-            if number == 0:
-                assert json.loads((run / worker.FAILURE).read_text())["kind"] == "Interrupted"
-                (run / worker.FAILURE).unlink()
-            dist.barrier()
-            if resumed in PLACED:  # what is left is resumed by the test's own process
-                worker.work(plan(start, data, run, "full", **PLACED[resumed]))
-    except BaseException:
-        (root / f"failed{number}").write_text(traceback.format_exc())
-    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+def learn(group: Group, root: Path, start: Checkpoint, data: PreparedDataset) -> None:
+    for placed, compute in PLACED.items():
+        for tuned in TUNED:
+            worker.work(plan(start, data, root / f"{placed}-{tuned}", tuned, **compute))
+    for kept, resumed in (("hsdp", "fsdp"), ("fsdp", "hsdp"), ("hsdp", "one")):
+        run = root / f"{kept}-then-{resumed}"
+        with listen(stop):
+            worker.work(plan(start, data, run, "full", **PLACED[kept]))
+        dist.barrier()
+        if group.rank == 0:
+            assert json.loads((run / worker.FAILURE).read_text())["kind"] == "Interrupted"
+            (run / worker.FAILURE).unlink()
+        dist.barrier()
+        if resumed in PLACED:  # what is left is resumed by the test's own process
+            worker.work(plan(start, data, run, "full", **PLACED[resumed]))
 
 
 @pytest.fixture(scope="module")
@@ -106,21 +75,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = base(BaseJob(model=found, kind="labeled", labels=LABELS, seed=1), Workspace(root))
     rows = tiny_rows(76)
     data = tiny_prepared(root / "data", {"train": rows[:60], "validation": rows[60:]})
-    mp.spawn(rank, (str(root), start, data), nprocs=4)
-    failed = [path.read_text() for path in root.glob("failed*")]
-    assert not failed, failed[0]
+    in_ranks(4, learn, root, root, start, data)
     for tuned in TUNED:
         worker.work(plan(start, data, root / f"one-{tuned}", tuned, workers=0))
     worker.work(plan(start, data, root / "hsdp-then-one", "full", workers=0))
     return root
-
-
-def losses(run: Path) -> list[float]:
-    return [record.get("loss", record.get("validation_loss")) for record in curves.read(run / curves.FILE)]  # type: ignore[misc]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model" / "model.safetensors")
 
 
 @pytest.mark.slow

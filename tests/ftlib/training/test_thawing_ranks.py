@@ -5,8 +5,6 @@ In a file of its own, since each rank imports it, and what it imports.
 
 from __future__ import annotations
 
-import os
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from safetensors.torch import load_file
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.errors import Interrupted
@@ -26,9 +22,9 @@ from ftlib.progress import Progress, listen
 from ftlib.stages.base import BaseJob, base
 from ftlib.testing import LABELS, tiny_classifier, tiny_prepared, tiny_rows
 from ftlib.training import curves, worker
-from ftlib.training.compute import Compute
-from ftlib.training.plan import Part, Plan
+from ftlib.training.group import Group
 from ftlib.workspace import Workspace
+from tests.ftlib.training.ranks import in_ranks, losses, tiny_plan, weights
 
 pytestmark = pytest.mark.slow
 
@@ -38,59 +34,31 @@ PLACED: dict[str, dict[str, Any]] = {
 }
 EPOCH = 5
 STOPS = (EPOCH, EPOCH + 1)
+PHASE = {
+    "tuning": {"kind": "gradual_unfreezing"},
+    "optimizer": {"learning_rate": 3e-3, "epochs": 4, "batch_size": 12},
+    "early_stopping": {"patience": 30},
+    "ema_decay": 0.8,
+}
 
 
-def plan(start: Checkpoint, data: PreparedDataset, run: Path, **compute: object) -> Plan:
-    run.mkdir(exist_ok=True, parents=True)
-    phase = {
-        "name": "tune",
-        "dataset": "d",
-        "objective": {"kind": "classification"},
-        "tuning": {"kind": "gradual_unfreezing"},
-        "optimizer": {"learning_rate": 3e-3, "epochs": 4, "batch_size": 12},
-        "early_stopping": {"patience": 30},
-        "ema_decay": 0.8,
-        "dropout": 0.0,
-    }
-    return Plan.model_validate(
-        {
-            "fingerprint": "f",
-            "start": start,
-            "parts": (Part(name="d", folder=data.uri),),
-            "run": str(run),
-            "kind": "labeled",
-            "labels": LABELS,
-            "phase": phase,
-            "precision": "fp32",
-            "seed": 7,
-            "compute": Compute.model_validate({"threads": 1, **compute}),
-        }
-    )
+def learn(group: Group, root: Path, start: Checkpoint, data: PreparedDataset) -> None:
+    for placed, compute in PLACED.items():
+        worker.work(tiny_plan(start, data, root / placed, PHASE, **compute))
+        for at in STOPS:
+            run = root / f"{placed}-{at}"
 
+            def stop(sign: Progress, at: int = at) -> None:
+                if sign.unit == curves.STEPS and sign.done >= at - 1:
+                    raise Interrupted("stopped on request")
 
-def rank(number: int, folder: str, start: Checkpoint, data: PreparedDataset) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=number, world_size=2)
-    root = Path(folder)
-    try:
-        for placed, compute in PLACED.items():
-            worker.work(plan(start, data, root / placed, **compute))
-            for at in STOPS:
-                run = root / f"{placed}-{at}"
-
-                def stop(sign: Progress, at: int = at) -> None:
-                    if sign.unit == curves.STEPS and sign.done >= at - 1:
-                        raise Interrupted("stopped on request")
-
-                with listen(stop):
-                    worker.work(plan(start, data, run, **compute))
-                dist.barrier()
-                if number == 0:
-                    (run / worker.FAILURE).unlink()
-                dist.barrier()
-                worker.work(plan(start, data, run, **compute))
-    except BaseException:
-        (root / f"failed{number}").write_text(traceback.format_exc())
-    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+            with listen(stop):
+                worker.work(tiny_plan(start, data, run, PHASE, **compute))
+            dist.barrier()
+            if group.rank == 0:
+                (run / worker.FAILURE).unlink()
+            dist.barrier()
+            worker.work(tiny_plan(start, data, run, PHASE, **compute))
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +68,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     start = base(BaseJob(model=found, kind="labeled", labels=LABELS, seed=1), Workspace(root))
     rows = tiny_rows(76)
     data = tiny_prepared(root / "data", {"train": rows[:60], "validation": rows[60:]})
-    mp.spawn(rank, (str(root), start, data), nprocs=2)
-    failed = [path.read_text() for path in root.glob("failed*")]
-    assert not failed, failed[0]
-    worker.work(plan(start, data, root / "one", workers=0))
+    in_ranks(2, learn, root, root, start, data)
+    worker.work(tiny_plan(start, data, root / "one", PHASE, workers=0))
     return root
-
-
-def losses(run: Path) -> list[float]:
-    return [record.get("loss", record.get("validation_loss")) for record in curves.read(run / curves.FILE)]  # type: ignore[misc]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model" / "model.safetensors")
 
 
 @pytest.mark.parametrize("placed", PLACED)

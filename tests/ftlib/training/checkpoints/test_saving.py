@@ -14,8 +14,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -43,6 +41,7 @@ from ftlib.training.tuning.frozen_layers import FrozenLayers
 from ftlib.training.tuning.full import Full
 from ftlib.training.tuning.lora import LoRA
 from ftlib.training.worker import RESULT, _write_result
+from tests.ftlib.training.ranks import in_ranks
 
 ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))
 
@@ -147,19 +146,11 @@ def assert_same_files(found: Path, expected: Path) -> None:
             assert same.read_bytes() == path.read_bytes(), path
 
 
-def rank(number: int, folder: str, world_size: int) -> None:
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=number, world_size=world_size)
-    group = Group.join(world_size, use_gpu=False)
-    for path in sorted(Path(folder, "plans").iterdir()):
-        plan = Plan.model_validate_json(path.read_text())
+def each_in_parts(group: Group, plans: list[Plan]) -> None:
+    for plan in plans:
         for sharding in ("ddp", "fsdp"):
-            compute = plan.compute.model_copy(update={"sharding": sharding, "workers": world_size})
-            run = f"{plan.run}-{sharding}"
-            in_parts(plan.model_copy(update={"compute": compute, "run": run}), group)
-    dist.barrier()
-    os._exit(0)  # gloo's threads have been seen to keep a process from ending by itself
+            compute = plan.compute.model_copy(update={"sharding": sharding, "workers": group.world_size})
+            in_parts(plan.model_copy(update={"compute": compute, "run": f"{plan.run}-{sharding}"}), group)
 
 
 @pytest.fixture(scope="module")
@@ -172,12 +163,10 @@ def test_ranks_read_and_write_what_transformers_and_peft_would(
     tmp_path: Path, plans: dict[str, Plan], world_size: int
 ) -> None:
     """Every file, to the byte; every tensor in memory, to the bit."""
-    (tmp_path / "plans").mkdir()
     for name, plan in plans.items():
-        moved = plan.model_copy(update={"run": str(tmp_path / name)})
-        (tmp_path / "plans" / f"{name}.json").write_text(moved.model_dump_json())
         write_by_stock(plan, tmp_path / "stock" / name)
-    mp.spawn(rank, (str(tmp_path), world_size), nprocs=world_size)
+    moved = [plan.model_copy(update={"run": str(tmp_path / name)}) for name, plan in plans.items()]
+    in_ranks(world_size, each_in_parts, tmp_path, moved)
     for name in plans:
         for sharding in ("ddp", "fsdp"):
             assert_same_files(tmp_path / f"{name}-{sharding}", tmp_path / "stock" / name)
