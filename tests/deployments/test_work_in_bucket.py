@@ -15,7 +15,7 @@ from benchmarks.deployed import Up
 from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 from tests.ftlib.conftest import bucket, s3_credentials, s3_endpoint  # noqa: F401
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -67,7 +67,7 @@ class Installation:
         return self.up.api.post("/flow_runs/filter", json=body).json()
 
 
-def waited(what: str, seen: Callable[[], Any], seconds: float = 300.0) -> Any:
+def waited(what: str, seen: Callable[[], Any], seconds: float = 1500.0) -> Any:
     ends = time.monotonic() + seconds
     while not (one := seen()):
         assert time.monotonic() < ends, f"{what}: not in {seconds:g} s"

@@ -20,8 +20,10 @@ import pytest
 from ftlib.testing import tiny_recipe
 from tests.ftlib.conftest import bucket, s3_credentials, s3_endpoint  # noqa: F401
 
-pytestmark = [pytest.mark.prefect, pytest.mark.slow]
+pytestmark = [pytest.mark.prefect, pytest.mark.slow, pytest.mark.timeout(3600)]
 
+PATIENCE = 1500.0
+"""Seconds after which a command hangs: on a busy machine a tiny recipe takes minutes."""
 IMPATIENT = """
 import sys
 from flows.command_line.main import main
@@ -119,7 +121,7 @@ class Command:
     def said(self) -> str:
         return self.log.read_text()
 
-    def wait_for(self, holds: Callable[[], bool], seconds: float = 400.0) -> None:
+    def wait_for(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         ends = time.monotonic() + seconds
         while not holds():
             assert self.process.poll() is None, self.said[-3000:]
@@ -127,7 +129,7 @@ class Command:
             time.sleep(0.2)
 
     def ends(self, code: int = 0) -> str:
-        assert self.process.wait(600) == code, self.said[-3000:]
+        assert self.process.wait(PATIENCE) == code, self.said[-3000:]
         return self.said
 
 
@@ -188,7 +190,7 @@ def test_an_endpoint_that_is_gone_ends_the_run_in_a_line_and_the_next_goes_on(
     run = Command(tmp_path / "one", link.url, *words, program=("-c", IMPATIENT))
     run.wait_for(lambda: project.saved() > 0)
     link.cut()
-    assert run.process.wait(300) != 0
+    assert run.process.wait(PATIENCE) != 0
     assert "check the endpoint and the network, then run again" in run.said.strip().splitlines()[-1]
     assert "Traceback" not in run.said
     link.heal()

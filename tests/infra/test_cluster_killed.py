@@ -7,7 +7,7 @@ import time
 import pytest
 
 from infra.cluster import Cluster
-from tests.infra.cluster_runs import ALONE, LONG, MARKS, Run, versions, with_nodes
+from tests.infra.cluster_runs import ALONE, ENDLESS, LONG, MARKS, Run, versions, with_nodes
 
 pytestmark = MARKS
 
@@ -19,19 +19,26 @@ main()
 """
 
 
-def test_a_node_killed_in_a_step_is_made_up_for_with_the_same_weights(cluster: Cluster, undisturbed: Run) -> None:
+def test_a_node_that_is_killed_or_cut_off_is_made_up_for_with_the_same_weights(
+    cluster: Cluster, undisturbed: Run
+) -> None:
     run = undisturbed.again("killed").is_at(40)
     cluster.kill(run.busy()[-1])
     print(f"{run.goes_on():.1f} s from the kill to the next step")
+    with_nodes(cluster, 3)
+    run.is_at(run.starts()[-1] + 40)
+    cluster.cut(cut := run.busy()[-1])
+    print(f"{run.goes_on():.1f} s from the cut to the next step")
+    cluster.heal(cut)  # it comes back, and does no harm
     assert run.succeeds().weights() == undisturbed.weights()
-    assert len(run.begun()) == 2
-    assert run.begun()[1] > 0
+    assert len(run.begun()) == 3
+    assert 0 < run.begun()[1] < run.begun()[2]
     with_nodes(cluster, 3)
 
 
 def test_workers_become_fewer_with_a_lost_node_and_more_with_a_new_one(cluster: Cluster) -> None:
     """The losses are those of one process, step by step."""
-    endless = ("phases.tune.optimizer.epochs=2000", "phases.tune.optimizer.kind=sgd")
+    endless = (ENDLESS, "phases.tune.optimizer.kind=sgd")
     run = Run(cluster, "elastic", *endless, "compute.workers={at_least: 1, at_most: 3}").is_at(40)
     cluster.kill(run.busy()[-1])
     print(f"{run.goes_on():.1f} s from the kill to the next step with fewer")
@@ -56,20 +63,7 @@ def losses_of(run: Run) -> dict[int, float]:
     return losses
 
 
-def test_a_head_that_is_started_anew_has_lost_the_job_and_the_run_goes_on_with_another(
-    cluster: Cluster, undisturbed: Run
-) -> None:
-    run, before = undisturbed.again("anew").is_at(40), versions(cluster)
-    began = time.monotonic()
-    start_anew(cluster)
-    run.succeeds()
-    print(f"{time.monotonic() - began:.1f} s from the head's end to the run's")
-    assert run.weights() == undisturbed.weights()
-    assert run.begun()[-1] > 0
-    assert versions(cluster) == before  # it has these weights
-
-
-def test_a_head_that_is_gone_ends_the_run_in_a_line_and_the_next_run_goes_on(
+def test_a_head_that_is_gone_ends_the_run_in_a_line_and_one_that_is_started_anew_is_given_another_job(
     cluster: Cluster, undisturbed: Run
 ) -> None:
     run = undisturbed.again("headless", program=("python", "-c", IMPATIENT)).is_at(40)
@@ -81,9 +75,16 @@ def test_a_head_that_is_gone_ends_the_run_in_a_line_and_the_next_run_goes_on(
     assert "Traceback" not in run.output
     assert (versions(cluster), run.records("train")) == (before, {})
     start_anew(cluster)
-    run = Run(cluster, "headless", LONG).succeeds()
+    run = Run(cluster, "headless", LONG)
+    run.goes_on()
+    began = time.monotonic()
+    start_anew(cluster)
+    run.succeeds()
+    print(f"{time.monotonic() - began:.1f} s from the head's end to the run's")
     assert run.weights() == undisturbed.weights()
+    assert len(run.begun()) == 3
     assert run.begun()[-1] > 0
+    assert versions(cluster) == before  # it has these weights
 
 
 def start_anew(cluster: Cluster) -> None:

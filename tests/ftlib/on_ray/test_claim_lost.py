@@ -51,6 +51,7 @@ def test_workers_on_ray_end_when_their_drivers_claim_was_taken_over(
 
     def machine(name: str) -> subprocess.Popen[str]:
         own = {"REGLAGE_CACHE": str(tmp_path / f"{name}-node"), "AWS_ENDPOINT_URL": s3_endpoint}
+        own["RAY_worker_niceness"] = "0"  # by default 15, which on a busy machine is next to never
         argv = [sys.executable, "-c", ON_RAY, f"s3://{bucket.name}/work", str(tmp_path / name)]
         log = (tmp_path / f"{name}.err").open("w")
         return subprocess.Popen(argv, env={**os.environ, **own}, stdout=subprocess.PIPE, stderr=log, text=True)
