@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ftlib.data.images.decoding import decode
-from ftlib.errors import DataError
+from ftlib.errors import DataError, RecipeError
 from ftlib.merging.files import scratch_beside
 from ftlib.models.folder import package_folder
 from ftlib.models.pipelines import as_one_model, write_pipeline
@@ -155,9 +155,13 @@ def build(out: Path, rows: Path, steps: int = STEPS) -> str:
 def main(arguments: list[str]) -> int:
     """Build to the first argument from the rows of the second, in as many steps as the third says."""
     out, rows, steps = [*arguments, *["models/emoji", "rows/emoji", str(STEPS)][len(arguments) :]][:3]
-    return build_once(
-        "emoji_base", Path(out), Path(out) / INDEX, lambda: build(Path(out), Path(rows) / "google", int(steps))
-    )
+
+    def write() -> str:
+        if not (steps.isdecimal() and int(steps)):
+            raise RecipeError(f"steps are {steps!r}, allowed is a number of them, such as {STEPS}")
+        return build(Path(out), Path(rows) / "google", int(steps))
+
+    return build_once("emoji_base", Path(out), Path(out) / INDEX, write)
 
 
 if __name__ == "__main__":
