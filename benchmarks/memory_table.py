@@ -85,7 +85,7 @@ def measure(name: str, *, use_gpu: bool = False) -> dict[str, Any]:
         start = _checkpoint(root / "start", family)
         texts = tiny_rows(2 * rows, words=60)
         data = tiny_prepared(root / "data", {"train": texts, "validation": texts[:4]}, kind=kind)
-        epochs = 3 if tuning["kind"] == "gradual_unfreezing" else 1.5  # its last stage, which is predicted, is reached
+        epochs = 2.5 if tuning["kind"] == "gradual_unfreezing" else 1.0  # two steps of the stage that is predicted
         phase = Phase.model_validate(
             {
                 "name": "tune",

@@ -28,6 +28,7 @@ from ftlib.report.content import (
     signed,
     texts,
 )
+from ftlib.storage.files import in_bytes
 from ftlib.training.objectives.policy import MEASURED
 from ftlib.wording import counted
 
@@ -326,7 +327,7 @@ def _words(name: str) -> str:
 def _fact(checkpoint: Checkpoint, name: str) -> str | int:
     value = checkpoint.facts.get(name, "–")
     if name.endswith("_bytes") and not isinstance(value, str):
-        return f"{value / 1e6:,.0f} MB"
+        return in_bytes(int(value))
     return f"{value:,.4g}" if isinstance(value, float) else value
 
 
