@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -143,11 +144,41 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
         "  # retained: {dataset: retained, role: retained, metrics: *metrics}",
         "",
         "interpolation: {kind: wise_ft}    # between the tuned model and its start; all candidates are measured",
-        f"select: {{by: {name}/{plan.by or plan.metrics[0]}}}    # and `gates:` say what a version must reach",
+        *_select(guess, f"{name}/{plan.by or plan.metrics[0]}", name),
         f"publish: {{name: {name}}}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _select(guess: Guess, by: str, name: str) -> list[str]:
+    """Write by what is chosen, and a gate where it is known what a model reaches that has learnt nothing."""
+    if guess.commonest is not None:
+        share = guess.commonest
+        metric, least = "accuracy", share + _GATE * (1.0 - share)
+        why = f"the most frequent label has {share:.2f} of the rows; {_GATE:g} of the way from there to 1"
+    elif guess.kind in _UNLEARNT:
+        metric, unlearnt, who = _UNLEARNT[guess.kind]
+        least, why = (
+            unlearnt + _GATE * (1.0 - unlearnt),
+            f"{who} has {unlearnt:g}; {_GATE:g} of the way from there to 1",
+        )
+    else:
+        return [f"select: {{by: {by}}}    # and `gates:` say what a version must reach"]
+    return [
+        "select:",
+        f"  by: {by}",
+        "  gates:    # what a version must reach on the test rows, or is refused; raise it once a run has shown more",
+        f"    - {{metric: {name}/{metric}, at_least: {math.ceil(least * 100) / 100:g}}}    # {why}",
+    ]
+
+
+_GATE = 0.1
+"""How much of what nothing learnt leaves wrong a version must get right."""
+_UNLEARNT: Mapping[BatchKind, tuple[str, float, str]] = MappingProxyType(
+    {"scored": ("r2", 0.0, "the mean of all rows"), "preferences": ("preference_accuracy", 0.5, "a coin")}
+)
+"""What a model that has learnt nothing reaches: of which metric, and who that would be."""
 
 
 def _draft_of_log(guess: Guess, name: str, model: str | None) -> str:
