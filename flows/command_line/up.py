@@ -289,7 +289,7 @@ def _said(state: State, folder: StateFolder, how: str) -> str:
             f"{how}: {folder.home}, {state.said_database()}, since {state.since}",
             f"  Prefect      {state.url}",
             f"  TensorBoard  {board.url or board.note}",
-            f"  runs         {_runs_page(state.url)}, once a run has ended",
+            f"  runs         {_runs_page(state.url)}",
             f"  logs         {folder.log('server').parent}",
         )
     )
