@@ -12,6 +12,8 @@ import yaml
 
 from ftlib.config import BatchKind
 from ftlib.data.guess import Guess, LogRows
+from ftlib.errors import ModelError
+from ftlib.models.folder import package_folder
 
 _BASE = "{kind: %s}"
 
@@ -244,8 +246,18 @@ def _head(guess: Guess, name: str, model: str | None) -> list[str]:
 
 
 def first_commands(guess: Guess, model: str | None = None) -> tuple[str, ...]:
-    """Return the commands that make the base model, if it is the one that is proposed."""
-    return () if model else _PLANS[guess.kind].model.first
+    """Return the commands that make the base model, if it is the one that is proposed and its package is not here."""
+    proposed = _PLANS[guess.kind].model
+    return () if model or _is_installed(proposed.path) else proposed.first
+
+
+def _is_installed(path: str) -> bool:
+    if not path.startswith("package:"):
+        return False
+    try:
+        return package_folder(path).is_dir()
+    except ModelError:
+        return False
 
 
 def flow(value: Any) -> str:
