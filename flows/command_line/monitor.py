@@ -53,7 +53,7 @@ def print_verdict(verdict: LiveVerdict, work: str, recipe: Path, overrides: tupl
             console.print(f"{said_of(window, verdict.standard)}{few}", soft_wrap=True, style="dim", markup=False)
     reading = verdict.reading
     console.print(
-        f"{verdict.model}, entry {verdict.entry} of {verdict.alias}: {counted(reading.answers, 'answer')}, "
+        f"{verdict.model} ({verdict.alias}, entry {verdict.entry}): {counted(reading.answers, 'answer')}, "
         f"{reading.labelled:,} with a label, {reading.thumbs:,} with a thumb, {reading.damages:,} damaged",
         soft_wrap=True,
     )

@@ -114,7 +114,7 @@ def _why_too_few(verdict: LiveVerdict, least_rows: int) -> list[str]:
     seen = f"{counted(reading.answers, 'answer')} of {verdict.model}, {reading.labelled:,} with a label"
     elsewhere = [f"{count:,} {reason}" for reason, count in reading.left_out.items()]
     damaged = [f"{reading.damages:,} damaged"] if reading.damages else []
-    return [f"{seen}; drift needs {least_rows:,} in a window", *elsewhere, *damaged]
+    return [f"{seen}; drift needs {least_rows:,} answers in a window", *elsewhere, *damaged]
 
 
 class Watched(NamedTuple):
