@@ -1,6 +1,6 @@
 """Rows beyond one machine's memory: seconds and peak memory of workers and driver, as rows grow.
 
-`python -m benchmarks.many_rows --rows 100000 --rows 1000000 --workers 2`. Time should grow as the rows do, a
+`python -m benchmarks.many_rows --rows 100000 --rows 1000000 --workers 2`. CPU time should grow as the rows do, a
 worker should stay within `compute.data_worker_memory_mb`, and the driver should grow by the bytes a row that
 docs/many-rows.md names. Needs Linux, whose kernel says what a process holds.
 
@@ -10,6 +10,7 @@ Ten million rows of 300 bytes: `python -m benchmarks.many_rows --rows 10000000 -
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -17,6 +18,7 @@ import threading
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import click
@@ -28,7 +30,6 @@ from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.stages.preprocess import PreprocessJob, preprocess
-from ftlib.testing import tiny_classifier
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace
 
@@ -37,14 +38,37 @@ _WORDS = 5000
 _TEXT = 240
 """Characters, of a row of 300 bytes."""
 _LOOKS_SECONDS = 0.1
+_WORKER, _OF_RAY = b"ray::Map", b"ray::"
+
+
+def vocabulary() -> list[str]:
+    """Return the words that rows are made of."""
+    rng = random.Random(7)
+    return ["".join(rng.choice(ascii_lowercase) for _ in range(rng.randrange(3, 11))) for _ in range(_WORDS)]
+
+
+def write_model(folder: Path) -> Path:
+    """Write a model whose tokenizer makes of a text 1.6 tokens a word: it knows all words but every tenth."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    letters = [*ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase)]
+    known = [word for i, word in enumerate(vocabulary()) if i % 10]
+    tokens = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *known])
+    tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(tokens)}, model_max_length=128)
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **shape)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def write_rows(path: Path, rows: int) -> None:
     """Write distinct rows of 300 bytes, one in fifty an edit of an earlier one, without holding them."""
-    rng = random.Random(7)
-    words = [
-        "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randrange(3, 11))) for _ in range(_WORDS)
-    ]
+    rng, words = random.Random(8), vocabulary()
     with path.open("w") as file:
         for i in range(rows):
             key = i if rng.random() > 0.02 else rng.randrange(i + 1)
@@ -91,10 +115,11 @@ def run_stages(task: dict[str, Any]) -> dict[str, Any]:
 
 
 class Peaks:
-    """Looks at what this process and its Ray workers hold, without what they share."""
+    """Looks at what this process and its Ray workers hold, without what they share, and at what they compute."""
 
     def __enter__(self) -> Peaks:
         self._over, self.driver, self.worker = threading.Event(), 0.0, 0.0
+        self._computed: dict[str, float] = {}
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
         return self
@@ -104,26 +129,42 @@ class Peaks:
         self._thread.join()
 
     def during(self, stage: Any) -> dict[str, Any]:
-        """Run a stage; return what it made, its seconds, and the memory in MB that was held meanwhile."""
-        before, began = held_mb(Path("/proc/self")), time.perf_counter()
+        """Run a stage; return what it made, its seconds and CPU seconds, and the memory in MB that was held."""
+        before, began, computed = held_mb(Path("/proc/self")), time.perf_counter(), self._cpu_seconds()
         self.driver = self.worker = 0.0
         made = stage()
-        seconds = time.perf_counter() - began
-        return {"made": made, "seconds": seconds, "driver_mb": self.driver - before, "worker_mb": self.worker}
+        return {
+            "made": made,
+            "seconds": time.perf_counter() - began,
+            "cpu_seconds": self._cpu_seconds() - computed,
+            "driver_mb": self.driver - before,
+            "worker_mb": self.worker,
+        }
+
+    def _cpu_seconds(self) -> float:
+        return time.process_time() + sum(self._computed.values())
 
     def _look(self) -> None:
         while not self._over.wait(_LOOKS_SECONDS):
             self.driver = max(self.driver, held_mb(Path("/proc/self")))
             for process in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
-                    if process.joinpath("cmdline").read_bytes().startswith(b"ray::Map"):
-                        self.worker = max(self.worker, held_mb(process))
+                    if process.joinpath("cmdline").read_bytes().startswith(_OF_RAY):
+                        self._computed[process.name] = cpu_seconds(process)
+                        if process.joinpath("cmdline").read_bytes().startswith(_WORKER):
+                            self.worker = max(self.worker, held_mb(process))
 
 
 def held_mb(process: Path) -> float:
     """Return a process's resident memory without what it shares with others."""
     fields = dict(line.split(":", 1) for line in process.joinpath("status").read_text().splitlines() if ":" in line)
     return (int(fields["VmRSS"].split()[0]) - int(fields["RssShmem"].split()[0])) / 1024
+
+
+def cpu_seconds(process: Path) -> float:
+    """Return what a process has computed in all its threads."""
+    fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @click.command()
@@ -141,7 +182,7 @@ def main(rows: tuple[int, ...], workers: int, memory_mb: int, near: bool, alone:
     first: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=scratch) as kept:
         folder = Path(kept)
-        model = tiny_classifier(folder / "model")
+        model = write_model(folder / "model")
         for count in rows:
             write_rows(path := folder / f"{count}.jsonl", count)
             told = {"path": str(path), "model": str(model), "memory_mb": memory_mb, "near": near}
@@ -154,10 +195,10 @@ def main(rows: tuple[int, ...], workers: int, memory_mb: int, near: bool, alone:
             assert len({json.dumps([run[stage]["made"] for stage in STAGES]) for run in runs.values()}) == 1
             for stage in STAGES:
                 of = runs[workers][stage]
-                seconds = of["seconds"]
-                growth = seconds / count / first.setdefault(stage, seconds / count)
+                seconds, cpu_seconds_a_row = of["seconds"], of["cpu_seconds"] / count
+                growth = cpu_seconds_a_row / first.setdefault(stage, cpu_seconds_a_row)
                 ratio = seconds / runs[0][stage]["seconds"] if alone else float("nan")
-                ratios[f"{stage}_{count}_seconds_a_row_growth"] = round(growth, 2)
+                ratios[f"{stage}_{count}_cpu_seconds_a_row_growth"] = round(growth, 2)
                 ratios[f"{stage}_{count}_worker_mb"] = round(of["worker_mb"])
                 ratios[f"{stage}_{count}_driver_mb"] = round(of["driver_mb"])
                 table.append(
@@ -165,6 +206,7 @@ def main(rows: tuple[int, ...], workers: int, memory_mb: int, near: bool, alone:
                         f"{count:,}",
                         stage,
                         f"{seconds:.1f}",
+                        f"{of['cpu_seconds']:.1f}",
                         f"{growth:.2f}",
                         f"{of['worker_mb']:.0f}",
                         f"{of['driver_mb']:.0f}",
@@ -172,7 +214,7 @@ def main(rows: tuple[int, ...], workers: int, memory_mb: int, near: bool, alone:
                     ]
                 )
             path.unlink()
-    heads = ("rows", "stage", "seconds", "a row, times", "worker MB", "driver MB grown", "of one process")
+    heads = ("rows", "stage", "seconds", "CPU s", "a row, times", "worker MB", "driver MB grown", "of one process")
     print_table(f"rows of 300 bytes, {workers} workers of {memory_mb} MB", heads, table)
     print_result("many_rows", ratios, {"rows": list(rows), "workers": workers, **describe_machine()})
 

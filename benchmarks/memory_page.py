@@ -22,7 +22,7 @@ class Held:
     predicted: int
     """Bytes."""
     measured: int
-    """Bytes."""
+    """Bytes; 0 where the optimiser refuses the tuning, which trains nothing that it is made for."""
     at: str
     torch: str
 
@@ -50,10 +50,14 @@ def append(held: Held, path: Path = BASELINE) -> None:
 def table(held: Sequence[Held]) -> str:
     """Return the table in Markdown: a row a tuning, a column an optimiser; measured MB, and how far off they were."""
     optimizers, tunings = [*{one.optimizer: 0 for one in held}], [*{one.tuning: 0 for one in held}]
-    cells = {(one.tuning, one.optimizer): f"{one.measured / 1e6:,.0f} {one.off:+.1%}" for one in held}
+    cells = {(one.tuning, one.optimizer): _cell(one) for one in held}
     lines = [f"| MB | {' | '.join(optimizers)} |", f"|---|{'---:|' * len(optimizers)}"]
     lines += [f"| {name} | {' | '.join(cells.get((name, by), '') for by in optimizers)} |" for name in tunings]
     return "\n".join(lines)
+
+
+def _cell(one: Held) -> str:
+    return f"{one.measured / 1e6:,.0f} {one.off:+.1%}" if one.measured else "refused"
 
 
 def page(text: str, held: Sequence[Held]) -> str:
@@ -62,12 +66,12 @@ def page(text: str, held: Sequence[Held]) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{PAGE} has no {BEGIN} and {END}")
-    within = sum(abs(one.off) <= 0.1 for one in held)
     days = sorted(one.at[:10] for one in held)
-    off = sorted(one.off for one in held)
+    off = sorted(one.off for one in held if one.measured)
+    within = sum(abs(share) <= 0.1 for share in off)
     when = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     said = (
-        f"{when}, torch {held[-1].torch}: {within} of {len(held)} predictions are within 10 % of what was measured,\n"
+        f"{when}, torch {held[-1].torch}: {within} of {len(off)} predictions are within 10 % of what was measured,\n"
         f"from {off[0]:+.1%} to {off[-1]:+.1%}."
     )
     return f"{head}{BEGIN}\n\n{said}\n\n{table(held)}\n\n{END}{tail}"

@@ -64,7 +64,7 @@ def retrain(
         show_retraining(judged, run.work)
         if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
             approval, shown_hold = ask(judged, run.work)
-    with one_at_a_time(r.publish.name, place):
+        # In the same slot: who comes meanwhile would find nothing decided, and train on the same files.
         settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
     live.ended(settled.line())
     page.outcome(settled.line())

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("busy", deadline=None)  # an example may take a second where others work beside it
+settings.load_profile("busy")
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",

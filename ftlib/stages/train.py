@@ -115,41 +115,23 @@ def _check_fresh_head(job: TrainJob) -> None:
         )
 
 
-def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
-    """Run the plan here or on Ray, and say in a record what the workers left."""
-    from ftlib.training.worker import SNAPSHOT, begin, outcome, work
-
-    _check_packs(job)
-    _check_fresh_head(job)
+def _check_companions(job: TrainJob) -> None:
+    """Raise ModelError where a model beside reads other tokens, or tells other labels, than the one that trains."""
+    if getattr(job.phase.objective, "writes", False):
+        return  # a reward model reads texts, by a tokenizer of its own
     for name, companion in job.companions.items():
-        if getattr(job.phase.objective, "writes", False):
-            break  # a reward model reads texts, by a tokenizer of its own
         # What a tuning asks is no head like the one that trains: it has no labels to compare.
         labels = () if name in job.phase.tuning.asks(job.parts[0].kind) else job.start.labels
         check_companion(f"phases[{job.phase.name}].companions.{name}", companion, job.start.tokenizer, labels)
-    compute = job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0})
-    plan = Plan(
-        fingerprint=job.fingerprint,
-        start=job.start,
-        parts=tuple(
-            Part(name=name, folder=part.uri, share=share, task=task)
-            for (name, share), part, task in zip(
-                job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True
-            )
-        ),
-        run=attempt_of(place, job.fingerprint, folder),
-        kms_key=place.place.kms_key,
-        kind=job.parts[0].kind,
-        labels=job.start.labels,
-        phase=job.phase,
-        precision=job.precision,
-        seed=job.seed,
-        compute=compute,
-        companions=job.companions,
-        formats=job.formats,
-        scored_by_start=job.scored_by_start,
-        fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
-    )
+
+
+def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlace]) -> Checkpoint:
+    """Run the plan here or on Ray, and say in a record what the workers left."""
+    from ftlib.training.worker import begin, outcome, work
+
+    for check in (_check_packs, _check_fresh_head, _check_companions):
+        check(job)
+    plan = _plan(job, folder, place)
     (folder / "plan.json").write_text(json.dumps(plan.model_dump(mode="json"), indent=1))
     attempts.append(attempt := plan.place)
     begin(plan)
@@ -166,8 +148,35 @@ def _build(job: TrainJob, folder: Path, place: Workspace, attempts: list[RunPlac
         attempt.discard(STOP)  # asked too late
     if job.fisher:
         facts |= {"fisher": job.fisher.content[:16], "fisher_rows": job.fisher.rows, "fisher_trace": job.fisher.trace}
-    if job.start.tasks:
-        return _of_tasks(job, folder, facts)
+    return _of_tasks(job, folder, facts) if job.start.tasks else _of_model(job, folder, facts)
+
+
+def _plan(job: TrainJob, folder: Path, place: Workspace) -> Plan:
+    """Return what the workers are told."""
+    parts = zip(job.shares.items(), job.parts, job.tasks or [None] * len(job.parts), strict=True)
+    return Plan(
+        fingerprint=job.fingerprint,
+        start=job.start,
+        parts=tuple(Part(name=name, folder=part.uri, share=share, task=task) for (name, share), part, task in parts),
+        run=attempt_of(place, job.fingerprint, folder),
+        kms_key=place.place.kms_key,
+        kind=job.parts[0].kind,
+        labels=job.start.labels,
+        phase=job.phase,
+        precision=job.precision,
+        seed=job.seed,
+        compute=job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0}),
+        companions=job.companions,
+        formats=job.formats,
+        scored_by_start=job.scored_by_start,
+        fisher=None if job.fisher is None else job.fisher.uri_of(Path(FILE)),
+    )
+
+
+def _of_model(job: TrainJob, folder: Path, facts: dict[str, float | int | str]) -> Checkpoint:
+    """Return the record of the model that the workers left, with the snapshots of it on its way."""
+    from ftlib.training.worker import SNAPSHOT
+
     taken = {name.removeprefix(SNAPSHOT): int(facts.pop(name)) for name in [*facts] if name.startswith(SNAPSHOT)}
     base = read_base(model_in(folder)) if is_adapter(model_in(folder)) else None
     return Checkpoint(

@@ -26,6 +26,7 @@ _sent, _newest = itertools.count(1), 0
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 FIRST_PATIENCE = 20.0  # seconds for a server that has never answered: a wrong endpoint is told soon
+STALE_SECONDS = 60.0  # without a request: an outage that was seen before them may be over
 
 
 def requests_sent() -> int:
@@ -41,6 +42,9 @@ def _count() -> None:
 class Patient(ABC):
     """Repeats requests until they succeed, no retry can help, or `deadline` seconds have passed.
 
+    The seconds are those of the outage, not of each request: once a service has given no answer to any of them for as
+    long, every further one is sent once, until one is answered. So a run that needs many requests to end does end.
+
     All threads share one client. A process that was forked gets its own: two that read from one connection get each
     other's answers, and the thread that fsspec's loop runs on is not there any more.
     """
@@ -48,6 +52,8 @@ class Patient(ABC):
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self._answered = False
+        self._silence: tuple[float, float] | None = None
+        """When the first and the last request failed since one was answered."""
         self._making = threading.Lock()
         self._client: Any = None
         self._process = os.getpid()
@@ -94,17 +100,28 @@ class Patient(ABC):
                 if verdict is error:
                     raise
                 self._answered |= isinstance(verdict, (FileNotFoundError, FileExistsError, EOFError))
+                silent = self._silent_since(began, isinstance(verdict, TransientError))
                 if self.has_expired(error) and not renewed:
                     renewed, client = True, self.connected(expired=client)
                     continue
                 patience = self.deadline if self._answered else min(FIRST_PATIENCE, self.deadline)
-                if not isinstance(verdict, TransientError) or time.monotonic() + pause > began + patience:
+                if not isinstance(verdict, TransientError) or time.monotonic() + pause > silent + patience:
                     raise verdict from error
                 time.sleep(pause * random.uniform(0.5, 1.0))  # many workers were turned away together
                 pause, client = min(2 * pause, LONGEST_PAUSE), self.connected()  # another may have renewed it
             else:
-                self._answered = True
+                self._answered, self._silence = True, None
                 return result
+
+    def _silent_since(self, began: float, failed: bool) -> float:
+        """Note how a request that began then has ended, and return since when no request was answered."""
+        now, silence = time.monotonic(), self._silence
+        if not failed:
+            self._silence = None
+            return began
+        first = silence[0] if silence and began - silence[1] < STALE_SECONDS else now
+        self._silence = (first, now)
+        return min(first, began)
 
     def connected(self, expired: Any = None) -> Any:
         """Return the client; a new one, with the credentials read anew, if it still is the one that expired."""

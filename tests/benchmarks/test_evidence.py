@@ -111,6 +111,25 @@ def test_a_failed_run_is_kept_and_counted() -> None:
     assert verdicts(row, [failed]) == []
 
 
+def test_larger_results_stand_below_the_others_and_are_counted_by_themselves() -> None:
+    row, few = a_row(), trials([0.8, 0.81, 0.82], [0.7, 0.7, 0.7])
+    more = [trials([0.5], [0.75])[0].model_copy(update={"larger": True})]
+    plain, larger = page({"a": row}, {"a": [*more, *few]}).split("With `--larger`:")
+    assert plain.count("| +0.11 ± 0.0248 | 3 | shows |") == 2  # among all claims, and below its own
+    assert "| -0.25 | 1 | too few seeds |" in larger
+    alone = page({"a": row}, {"a": more}).split("With `--larger`:")[0]
+    assert "Not run yet." in alone
+    assert "ours against theirs, larger | -0.25 | 1 | too few seeds |" in alone
+
+
+@pytest.mark.parametrize("name", ["dpo", "dpo_line"])
+def test_larger_is_the_recipe_as_it_stands(name: str) -> None:
+    row = read_rows()[name]
+    for arm in row.arms.values():
+        if arm.recipe is not None:
+            assert load_recipe(ROOT / arm.recipe, [*arm.overrides, *row.larger]) == load_recipe(ROOT / arm.recipe)
+
+
 def test_a_result_of_other_arms_is_none_of_the_row(tmp_path: Path) -> None:
     for trial in trials([0.8], [0.7]):
         trial.file(tmp_path).parent.mkdir()

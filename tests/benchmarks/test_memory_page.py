@@ -23,10 +23,12 @@ def test_the_last_record_of_a_case_counts_and_the_table_says_by_how_much_it_is_o
         append(one, file)
     append(held("full", "adamw", 90_000_000, 100_000_000), file)
     append(held("LoRA", "sgd", 51_000_000, 50_000_000), file)
+    append(held("IA3", "adamw", 0, 0), file)
     assert table(read(file)).splitlines() == [
         "| MB | adamw | sgd |",
         "|---|---:|---:|",
         "| full | 100 -10.0% | 0 +4.0% |",
         "| LoRA |  | 50 +2.0% |",
+        "| IA3 | refused |  |",
     ]
     assert "3 of 3 predictions are within 10 %" in page(PAGE.read_text(encoding="utf-8"), read(file))

@@ -22,6 +22,13 @@ from tests.ftlib.conftest import bucket, s3_credentials, s3_endpoint  # noqa: F4
 
 pytestmark = [pytest.mark.prefect, pytest.mark.slow]
 
+IMPATIENT = """
+import sys
+from flows.command_line.main import main
+from ftlib.storage.s3 import S3Store
+S3Store.__init__.__defaults__ = ("", None, 8.0, None)  # as long a request is repeated
+main()
+"""
 LONG = ["--set", "phases.tune.optimizer.epochs=40", "--set", "compute.checkpoint_seconds=2"]
 
 
@@ -94,13 +101,13 @@ class Command:
 
     started: ClassVar[list[subprocess.Popen[bytes]]] = []
 
-    def __init__(self, machine: Path, endpoint: str, *words: str) -> None:
+    def __init__(self, machine: Path, endpoint: str, *words: str, program: tuple[str, ...] = ("-m", "ftlib")) -> None:
         machine.mkdir(exist_ok=True)
         names = {"AWS_ENDPOINT_URL": endpoint, "REGLAGE_CACHE": str(machine / "cache"), "COLUMNS": "200"}
         self.log = machine / f"{words[0]}-{time.monotonic_ns()}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ftlib", *words],
+                [sys.executable, *program, *words],
                 cwd=machine,
                 env={**os.environ, **names},
                 stdout=log,
@@ -172,6 +179,22 @@ def test_an_endpoint_that_is_lost_for_a_while_costs_nothing(project: Project, li
     records = [json.loads(path.read_text()) for path in (tmp_path / "two/work/stages/train").glob("*/artifact.json")]
     assert project.tuned()["weights"] in {record["weights"] for record in records}
     assert len(project.versions()) == 1  # the second run published the same
+
+
+def test_an_endpoint_that_is_gone_ends_the_run_in_a_line_and_the_next_goes_on(
+    project: Project, link: Link, tmp_path: Path
+) -> None:
+    words = ("run", str(project.recipe), "--work", project.work, *LONG)
+    run = Command(tmp_path / "one", link.url, *words, program=("-c", IMPATIENT))
+    run.wait_for(lambda: project.saved() > 0)
+    link.cut()
+    assert run.process.wait(300) != 0
+    assert "check the endpoint and the network, then run again" in run.said.strip().splitlines()[-1]
+    assert "Traceback" not in run.said
+    link.heal()
+    Command(tmp_path / "other", link.url, *words).ends()
+    assert project.tuned()["facts"]["resumed_from_step"] > 0
+    assert len(project.versions()) == 1
 
 
 def test_of_two_retrainings_at_once_one_publishes_and_the_other_says_why_not(

@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from prefect.client.schemas.objects import State
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.retrain import retrain
-from flows.retraining.approval import Approval, asks_a_person
+from flows.retraining.approval import Approval, asks_a_person, one_at_a_time
 from flows.retraining.challenge import Challenge, challenge, judged_before, settle, to_unlearn
 from flows.retraining.fresh_data import Listing
 from flows.retraining.retrain_page import markdown
@@ -102,8 +103,18 @@ def kept(model: Model) -> Model:
     return model
 
 
-def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Model):
+def test_the_first_version_is_promoted_and_then_there_is_nothing_new(model: Model, monkeypatch: pytest.MonkeyPatch):
+    decided_when_free = list[int]()
+
+    @contextmanager
+    def slot(name: str, work: Workspace) -> Iterator[None]:
+        with one_at_a_time(name, work):
+            yield
+        decided_when_free.append(FileLedger(model.registry.store, NAME, "home").state().sequence)
+
+    monkeypatch.setattr("flows.retrain.one_at_a_time", slot)
     state, first = model.retrain()
+    assert decided_when_free == [1]  # who waited for it meanwhile finds that, and trains on nothing
     assert (state.name, first.what, model.champion()) == ("Promoted", "promoted", 1)
     assert first.worth is not None
     assert first.worth.reasons == ("there is no champion yet",)

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from ftlib.config import BatchKind, SpecialTokens
 from ftlib.data.cleaning import clean
-from ftlib.data.formats.text import TextFormat, text_of, text_piece
+from ftlib.data.formats.text import TextFormat, text_of, text_piece, tokens_within
+from ftlib.data.inputs import INPUT_IDS
 from ftlib.data.processor import Processor, Tokenizer
 from ftlib.data.rows import Dropped, Encoded, Example, Values, slice_values
 
@@ -70,18 +71,14 @@ class RetrievalPairs(TextFormat):
         """
         texts = [example.parts or (example.text,) for example in examples]
         flat = [text for row in texts for text in row]
-        options = {"truncation": True, "max_length": self.max_tokens}
-        split = {"split_special_tokens": self.special_tokens == "split"}
         if not flat:
             return []
-        ids: list[list[int]] = processor.tokenizer(flat, verbose=False, **options, **split)["input_ids"]
-        full = [i for i, cut in enumerate(ids) if len(cut) == self.max_tokens]
-        whole = processor.tokenizer([flat[i] for i in full], verbose=False, **split)["input_ids"] if full else []
-        long = {i for i, each in zip(full, whole, strict=True) if len(each) > self.max_tokens}
+        made, was_cut = tokens_within(processor.tokenizer, [flat], self.max_tokens, self.special_tokens)
+        ids = made[INPUT_IDS]
         encoded, at = list[Encoded](), 0
         for row in texts:
-            mine, here = ids[at : at + len(row)], range(at, at + len(row))
+            mine, truncated = ids[at : at + len(row)], any(was_cut[at : at + len(row)])
             joined, ends = [id for cut in mine for id in cut], tuple(accumulate(map(len, mine)))
-            encoded.append(Encoded([text_piece(joined, ends)], truncated=not long.isdisjoint(here)))
+            encoded.append(Encoded([text_piece(joined, ends)], truncated=truncated))
             at += len(row)
         return encoded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypeIs
@@ -68,24 +68,28 @@ def encode_texts(
     An example of two parts is a pair of texts, of which the longer loses tokens first; its piece has `token_type_ids`
     where the tokenizer makes them.
     """
-    split = special_tokens == "split"
-
-    def pieces(of: Sequence[Example], **options: Any) -> Iterator[Piece]:
-        texts = [[example.parts[i] if example.parts else example.text for example in of] for i in range(_texts_in(of))]
-        made = tokenizer(*texts, split_special_tokens=split, **options)
-        names = [name for name in (INPUT_IDS, SEGMENTS) if name in made]
-        names = names if len(texts) > 1 else [INPUT_IDS]  # segments say nothing of one text
-        for i, example in enumerate(of):
-            yield Piece({name: made[name][i] for name in names}, example.target)
-
-    encoded = [Encoded([piece]) for piece in pieces(examples, verbose=False)]
-    long = [i for i, one in enumerate(encoded) if len(one.pieces[0].ids) > max_tokens]
-    if long:  # encoded again, since only the tokenizer knows which special tokens must survive the cut
-        again = pieces([examples[i] for i in long], truncation=True, max_length=max_tokens)
-        for i, piece in zip(long, again, strict=True):
-            encoded[i] = Encoded([piece], truncated=True)
-    return encoded
+    if not examples:
+        return []
+    texts = [*zip(*[one.parts or (one.text,) for one in examples], strict=True)]
+    made, cut = tokens_within(tokenizer, texts, max_tokens, special_tokens)
+    names = [INPUT_IDS] if len(texts) == 1 else [name for name in (INPUT_IDS, SEGMENTS) if name in made]
+    return [  # segments say nothing of one text
+        Encoded([Piece({name: made[name][i] for name in names}, example.target)], truncated=cut[i])
+        for i, example in enumerate(examples)
+    ]
 
 
-def _texts_in(examples: Sequence[Example]) -> int:
-    return max(1, len(examples[0].parts)) if examples else 1
+def tokens_within(
+    tokenizer: Tokenizer, texts: Sequence[Sequence[str]], max_tokens: int, special_tokens: SpecialTokens
+) -> tuple[Mapping[str, Sequence[list[int]]], list[bool]]:
+    """Return what the tokenizer makes of texts, or of pairs of them, within `max_tokens`, and which of them it cut.
+
+    It cuts by its own rule: only it knows which special tokens must survive.
+    """
+    options: dict[str, Any] = {"split_special_tokens": special_tokens == "split", "verbose": False}
+    made = tokenizer(*texts, truncation=True, max_length=max_tokens, return_attention_mask=False, **options)
+    if made.encodings is not None:
+        return made, [bool(one.overflowing) for one in made.encodings]
+    # One that is written in Python does not say what it cut.
+    whole: list[list[int]] = tokenizer(*texts, **options)[INPUT_IDS]
+    return made, [len(ids) > max_tokens for ids in whole]

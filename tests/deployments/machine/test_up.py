@@ -51,7 +51,7 @@ class Home:
 
     def up(self, *words: str | Path, **variables: str) -> dict[str, Any]:
         code, out, err = self.reglage("up", "--detach", "--json", *words, **variables)
-        assert code == 0, err
+        assert code == 0, out + err  # with --json the error is on stdout
         return json.loads(out)
 
     def status(self) -> dict[str, Any]:

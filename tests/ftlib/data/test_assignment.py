@@ -59,7 +59,7 @@ edit = st.tuples(st.integers(0, 11), st.sampled_from(["one", "two", "three", "On
 
 @pytest.mark.parametrize("split", [{}, {"by": "group", "column": "group"}])
 @given(st.lists(st.lists(edit, min_size=1, max_size=6), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_row_that_was_evaluated_is_never_trained_on(
     tmp_path_factory: pytest.TempPathFactory, split: dict[str, str], history: list[list[tuple[int, str]]]
 ) -> None:

@@ -12,7 +12,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 @given(texts, st.booleans())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_cleaning_twice_changes_nothing_and_leaves_no_control_character(text: str, keep_lines: bool) -> None:
     once = clean(text, keep_lines=keep_lines)
     assert clean(once, keep_lines=keep_lines) == once

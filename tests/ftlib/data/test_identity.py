@@ -101,7 +101,7 @@ def respelt(value: Any) -> list[Any]:
 
 
 @given(anything, st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_every_spelling_is_on_the_side_of_the_group(value: Any, data: st.DataObject) -> None:
     """Against no table: whatever is one, spelt by other programs, is one group, one copy and on one side."""
     other = data.draw(st.sampled_from(respelt(value)))
@@ -114,7 +114,7 @@ def test_every_spelling_is_on_the_side_of_the_group(value: Any, data: st.DataObj
 
 
 @given(anything, anything)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_what_is_one_by_the_narrow_way_is_one_by_the_wide_way(one: Any, other: Any) -> None:
     assert identity(one) != identity(other) or folded(one) == folded(other)
     found = identity(one)
@@ -123,7 +123,7 @@ def test_what_is_one_by_the_narrow_way_is_one_by_the_wide_way(one: Any, other: A
 
 
 @given(texts, invisible, st.integers(0, 12))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_invisible_characters_change_no_key(text: str, hidden: str, at: int) -> None:
     other = text[:at] + hidden + text[at:]
     assert identity(other) == identity(text)
@@ -186,7 +186,7 @@ def test_what_was_stored_under_the_first_identity_is_found_under_it(stored: Any,
 
 
 @given(texts)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_key_is_found_under_the_first_identity_as_it_was_written(text: str) -> None:
     assert row_key(text) is None or old_key(text) in stored_keys(text, 1)
 

@@ -13,14 +13,14 @@ from ftlib.data.iob2 import Entity, completed, entities, is_tag, rewritten, type
 TAGS = st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TAGS)
 def test_entities_are_those_that_nervaluate_finds(tags: list[str]) -> None:
     (theirs,) = ListLoader().load([tags])
     assert entities(tags) == [Entity(found.label, found.start, found.end + 1) for found in theirs]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TAGS, st.data())
 def test_an_entity_that_loses_words_keeps_the_others(tags: list[str], data: st.DataObject) -> None:
     gone = data.draw(st.sets(st.integers(0, max(0, len(tags) - 1)), max_size=len(tags))) if tags else set()

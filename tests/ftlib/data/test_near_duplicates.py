@@ -84,7 +84,7 @@ def suspects(
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=2, max_size=6))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_shingles_are_the_runs_of_each_text(rows: list[str]) -> None:
     hashes, offsets = shingles(rows)
     assert offsets[-1] == len(hashes)

@@ -19,7 +19,7 @@ def of(share: float, seed: int = 0) -> set[str]:
     return {IDS[i] for i in np.flatnonzero(nested_share(IDS, LABELS, share, seed))}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0.01, 0.99), min_size=2, max_size=4), st.integers(0, 99))
 def test_smaller_shares_are_inside_larger_ones(shares: list[float], seed: int) -> None:
     parts = [of(share, seed) for share in sorted(shares)]

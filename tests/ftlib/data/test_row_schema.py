@@ -113,7 +113,7 @@ value = (
         },
     )
 )
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_it_refuses_what_pydantic_refuses(row: dict[str, Any]) -> None:
     try:
         Reference.model_validate(row)

@@ -40,7 +40,7 @@ def naive(versions: list[tuple[str, Any, bool, int]]) -> tuple[list[bool], Count
 
 
 @given(st.lists(version, max_size=30))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_last_version_of_every_key_is_that_of_a_plain_dictionary(versions: list[Any]) -> None:
     seen = RowVersions("id", "at")
     for i, (key, moment, dead, file) in enumerate(versions):

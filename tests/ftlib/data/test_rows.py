@@ -32,7 +32,7 @@ def test_the_id_is_the_sha256_of_sorted_compact_json_without_nulls() -> None:
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), json_values, max_size=4))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_every_row_is_either_kept_whole_or_quarantined_with_a_reason(values: dict[str, Any]) -> None:
     found = check(values, row_bytes=300)
     if isinstance(found, BadRow):
@@ -43,14 +43,14 @@ def test_every_row_is_either_kept_whole_or_quarantined_with_a_reason(values: dic
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), json_values, max_size=4))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_canonical_json_is_what_the_json_module_says(values: dict[str, Any]) -> None:
     said = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     assert canonical_json(values) == said.encode()
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_floats_are_spelt_as_the_json_module_spells_them(number: float) -> None:
     assert canonical_json({"x": number}) == f'{{"x":{json.dumps(number)}}}'.encode()
 

@@ -29,7 +29,7 @@ cell = (
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "é c"]), cell, min_size=1), max_size=10))
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_values_come_back_with_their_types(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
     path = tmp_path_factory.mktemp("snapshot") / "rows.parquet"
     good = checked(rows)

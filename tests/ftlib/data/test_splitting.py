@@ -28,7 +28,7 @@ def policy(**fields: Any) -> SplitPolicy:
 
 @pytest.mark.parametrize("by", [{"by": "random"}, {"by": "group", "column": "g"}])
 @given(st.integers(0, 60), st.integers(0, 60))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_row_never_changes_sides_when_others_are_added(by: dict[str, str], some: int, more: int) -> None:
     before, later = rows(some), rows(more, start=1000)
     alone = split_rows(policy(**by), before)
@@ -53,7 +53,7 @@ def test_no_group_is_on_two_sides() -> None:
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_stratified_splits_have_every_label_in_proportion(labels: list[int]) -> None:
     many = [row._replace(label=str(label)) for row, label in zip(rows(len(labels)), labels, strict=True)]
     splits = split_rows(policy(by="stratified"), many)
@@ -70,7 +70,7 @@ def moments(values: list[Any]) -> list[Keyed]:
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=100))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_time_goes_from_train_to_test_and_one_moment_stays_together(values: list[int]) -> None:
     splits = split_rows(policy(by="time", column="t"), moments(values))
     of = {split: [v for v, s in zip(values, splits, strict=True) if s == split] for split in set(splits)}
@@ -105,7 +105,7 @@ def test_given_splits_are_taken_and_others_refused() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.text(max_size=3)), min_size=1, max_size=60))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_row_with_a_key_stays_on_its_side_through_every_edit(edits: list[tuple[int, str]]) -> None:
     """Histories of edits: after each one, the rows there are then are split anew."""
     now: dict[int, str] = {}

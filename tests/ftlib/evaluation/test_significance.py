@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ftlib.evaluation.significance import bootstrap_p, holm, mcnemar_p
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows=st.integers(1, 40), seed=st.integers(0, 1000))
 def test_mcnemar_is_the_sum_of_the_binomial_s_tails(rows: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -37,7 +37,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=8), level=st.sampled_from([0.01, 0.05, 0.2]))
 def test_holm_rejects_as_the_step_down_procedure_does(p: list[float], level: float) -> None:
     rejected, left = set[int](), sorted(range(len(p)), key=lambda i: p[i])

@@ -66,7 +66,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(alpha=st.floats(0.0, 1.0))
 def test_a_scaled_adapter_is_the_mix_of_base_and_merged_weights(
     name: str, alpha: float, base: Path, tmp_path_factory: pytest.TempPathFactory

@@ -145,7 +145,7 @@ def test_the_stream_is_the_method_on_whole_tensors(kernel: Kernel, tmp_path: Pat
 SPECIAL = [0.0, -0.0, 1e-45, -1e-40, float("inf"), float("-inf"), float("nan"), 3.4e38, -3.4e38, 1.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     values=st.lists(st.tuples(*[st.floats(-1e3, 1e3, width=32) | st.sampled_from(SPECIAL)] * 2), max_size=20),
     alpha=st.sampled_from([0.0, 1.0]),
@@ -163,7 +163,7 @@ def test_the_ends_are_byte_copies_whatever_they_hold(
         assert mine.read_bytes() == theirs.read_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     same=st.lists(st.sampled_from(SPECIAL), min_size=1, max_size=12),
     pairs=st.lists(st.tuples(*[st.sampled_from([*SPECIAL[:4], *SPECIAL[7:]])] * 2), max_size=12),

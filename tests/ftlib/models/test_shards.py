@@ -122,7 +122,7 @@ def test_the_index_says_where_everything_is(tmp_path: Path):
         assert name in load_file(folder / file)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
     most=st.integers(1, 400),

@@ -81,7 +81,7 @@ def job(data: PreparedDataset, *ends: Checkpoint, workers: int, metrics: Any = M
 
 
 @given(rows=st.integers(1, 300), of=st.integers(1, 9), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_shares_are_whole_batches_and_together_all_of_them(rows: int, of: int, seed: int) -> None:
     split = object.__new__(PreparedSplit)  # nothing but sizes is asked of it
     split.kind, split.sizes = "labeled", np.random.default_rng(seed).integers(1, 200, rows)

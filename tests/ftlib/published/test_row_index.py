@@ -167,7 +167,7 @@ def test_a_text_that_is_cut_into_pieces_is_one_row(tmp_path: Path):
     stored=st.sets(st.binary(min_size=16, max_size=16) | st.just(bytes(16)), max_size=20),
     asked=st.lists(st.binary(min_size=16, max_size=16) | st.just(b"a" + bytes(15)), max_size=20),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_looking_up_is_membership(stored: set[bytes], asked: list[bytes]):
     """Ids that end in zero bytes are where numpy's texts could go wrong."""
     index = np.array(sorted(stored), dtype="S16")

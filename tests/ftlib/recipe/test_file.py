@@ -47,7 +47,7 @@ def test_plain_values_are_what_they_look_like(write, text, value):
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_float_that_python_prints_is_read_back(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_text(f"x: {value!r}\n")

@@ -172,10 +172,10 @@ class Machine(RuleBasedStateMachine):
 
 def test_any_sequence_of_calls_and_deaths(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(registry_module, "probe", lambda _: None)  # 16 threads a call; it has its own tests
-    run_state_machine_as_test(Machine, settings=settings(max_examples=20, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=20, stateful_step_count=15))
 
 
 @pytest.mark.slow
 def test_many_sequences_of_calls_and_deaths(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(registry_module, "probe", lambda _: None)
-    run_state_machine_as_test(Machine, settings=settings(max_examples=300, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=300, stateful_step_count=40))

@@ -168,7 +168,7 @@ def test_confusion_of_entities_counts_places_and_its_diagonal_is_what_is_found()
     assert matrix.sum(axis=0)[:-1].tolist() == [strict[type].actual for type in table.entities.types]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 99), st.sampled_from([labelled, several]))
 def test_a_table_s_scores_are_scikit_learn_s(rows: int, labels: int, seed: int, make: Any) -> None:
     table = make(rows, labels, seed)
@@ -291,7 +291,7 @@ def test_questions_are_listed_by_whether_they_have_an_answer() -> None:
     assert answer_tables({"home": replace(answerable, null_scores=None)}, {}, {"home": EVALUATION}, seed=0) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(2, 5), st.integers(0, 99), st.sampled_from([1, 6]))
 def test_the_best_threshold_is_the_best_of_scikit_learn_s_curve(rows: int, labels: int, seed: int, steps: int) -> None:
     table = several(rows, labels, seed)

@@ -16,7 +16,7 @@ from ftlib.retraining.drift import DriftLimits, drift, ks_distance, psi
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), min_size=2, max_size=12))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_psi_is_the_symmetric_divergence_of_the_shares(pairs: list[tuple[int, int]]) -> None:
     before, now = (np.array(column, float) + 0.5 for column in zip(*pairs, strict=True))
     p, q = before / before.sum(), now / now.sum()
@@ -28,7 +28,7 @@ def test_psi_is_the_symmetric_divergence_of_the_shares(pairs: list[tuple[int, in
 
 
 @given(st.lists(st.integers(0, 30), min_size=9, max_size=80), st.lists(st.integers(0, 30), min_size=9, max_size=80))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_the_distance_of_lengths_is_kolmogorov_and_smirnovs(before: list[int], now: list[int]) -> None:
     exact = ks_2samp(before, now, method="asymp").statistic
     assert ks_distance(Counter(before), Counter(now)) == pytest.approx(exact, abs=1e-12)

@@ -59,7 +59,7 @@ listing = st.dictionaries(st.sampled_from("abcdef"), token)
 
 
 @given(listing, listing, st.sets(st.sampled_from("abcdef")))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_what_changed_is_a_difference_of_sets(before: Any, now: Any, unsettled: set[str]) -> None:
     old = {(uri, version, len(version)) for uri, version in before.items()}
     new = {(uri, version, len(version)) for uri, version in now.items()}
@@ -272,4 +272,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(deadline=None, max_examples=40, stateful_step_count=20)
+TestLedgerMachine.settings = settings(max_examples=40, stateful_step_count=20)

@@ -12,7 +12,7 @@ LOSSES = st.lists(st.tuples(*[st.floats(0, 10)] * 4), min_size=1, max_size=12)
 
 
 @given(LOSSES, st.integers(2, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_trials_one_after_another_end_where_optunas_pruner_ends_them(
     curves: list[tuple[float, ...]], factor: int
 ) -> None:

@@ -109,7 +109,7 @@ def test_the_recipes_own_values_come_first_and_a_grid_has_every_combination_once
 
 
 @given(at_once=st.integers(1, 5), number=st.integers(0, 20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_who_proposes_a_trial_knows_all_but_those_beside_it(at_once: int, number: int) -> None:
     known = told_before(number, Search(at_once=at_once))
     assert number - known == min(number, at_once - 1)

@@ -64,7 +64,7 @@ line = st.one_of(
 
 
 @given(st.lists(line, max_size=20))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_nothing_vanishes_without_a_reason(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     folder = tmp_path_factory.mktemp("ledger")
     (folder / "rows.jsonl").write_text("\n".join([*lines, '{"z": 1}']), encoding="utf-8")

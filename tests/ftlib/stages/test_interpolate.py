@@ -30,7 +30,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, Checkpoi
     return start, tiny_checkpoint(folder / "end", phase="tune", start=start, seed=1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(alphas=st.lists(st.integers(0, 100).map(lambda k: k / 100)))
 def test_points_ascend_are_distinct_and_hold_both_ends(alphas: list[float]) -> None:
     start, end = (

@@ -240,7 +240,7 @@ def test_layers_that_would_be_others_at_their_new_number_are_refused(texts: Prep
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_goes_has_the_least_influence_of_what_may_go(data: st.DataObject) -> None:
     depth = data.draw(st.integers(2, 9))
     first = data.draw(st.integers(0, depth - 1))

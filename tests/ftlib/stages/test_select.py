@@ -40,9 +40,7 @@ START, END = (
     for name in ("probe", "tune")
 )  # fmt: skip
 Right = Sequence[bool] | np.ndarray
-quick = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def answers(right: Right) -> LabelOutcomes:

@@ -41,7 +41,7 @@ def order_of(parts: list[tuple[int, float]], size: int, seed: int = 3) -> Order:
     return Order(lengths, [weight / whole for _, weight in parts], size, seed)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(parts_of, st.integers(1, 20))
 def test_every_part_gives_its_share_of_an_epochs_steps_and_at_least_one(
     parts: list[tuple[int, float]], size: int
@@ -59,7 +59,7 @@ def test_every_part_gives_its_share_of_an_epochs_steps_and_at_least_one(
             assert all(abs(given[part] - share) < 1 for part, share in enumerate(wanted))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(parts_of, st.integers(1, 20), st.data())
 def test_a_step_depends_on_nothing_but_its_number(
     parts: list[tuple[int, float]], size: int, data: st.DataObject
@@ -72,7 +72,7 @@ def test_a_step_depends_on_nothing_but_its_number(
     assert np.array_equal(walked.rows, asked.rows)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(parts_of, st.integers(1, 20))
 def test_a_part_gives_all_its_rows_before_it_gives_one_again(parts: list[tuple[int, float]], size: int) -> None:
     order = order_of(parts, size)
@@ -104,7 +104,7 @@ def test_shares_are_the_rates_of_t5_by_hand() -> None:
     assert shares_of(by="rows", temperature=1e-3) == pytest.approx([1, 0, 0])  # no rate overflows
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(parts_of, st.integers(1, 20), st.data())
 def test_mixed_batches_have_every_parts_share_of_rows_exactly(
     parts: list[tuple[int, float]], size: int, data: st.DataObject

@@ -24,6 +24,7 @@ from ftlib.kinds.open_split import open_split
 from ftlib.kinds.sampling import Sample
 from ftlib.models.folder import find_model
 from ftlib.models.reference import ModelRef
+from ftlib.report.policies import policy_section
 from ftlib.stages.base import BaseJob, base
 from ftlib.stages.train import TrainJob, train
 from ftlib.testing import (
@@ -91,6 +92,19 @@ def test_a_policy_learns_what_is_worth_more_and_says_how(tmp_path: Path) -> None
     assert done.facts["last_kl"] == pytest.approx((series[-1]["kl"] + series[-2]["kl"]) / 2)
     assert 0 < float(done.facts["best_validation_reward"]) <= 1
     assert all(0 <= one["no_signal"] <= 1 and 0 <= one["repeated"] < 1 for one in series)
+
+
+@pytest.mark.slow
+def test_a_reward_that_a_constant_answer_maximises_is_spoken_of(tmp_path: Path) -> None:
+    """An answer of one character at most is worth 1 whatever was asked: the report says what became of the answers."""
+    objective = RLOO(reward=Length(most=1), group_size=8, max_new_tokens=8, beta=0.0)
+    done = train(make_job(tmp_path, objective, epochs=20), Workspace(tmp_path / "whole"))
+    section = policy_section([done], tmp_path)
+    assert section is not None
+    assert float(done.facts["last_reward"]) > 0.9
+    assert "of a step's answers repeat another one: it may be that one constant answer" in section.lead
+    assert "Answers became shorter" in section.lead
+    assert "are all worth the same, and teach nothing more" in section.lead
 
 
 def test_what_the_curves_say_of_answers_is_counted() -> None:

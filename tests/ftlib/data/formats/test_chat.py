@@ -101,7 +101,7 @@ def test_marks_of_the_template_say_what_is_learnt_as_transformers_reads_them() -
 
 
 @given(st.lists(st.sampled_from(["ask", "wait", "call support", "open [x]"]), min_size=1, max_size=4), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_both_rules_learn_the_same_of_any_chat(answers: list[str], system: bool) -> None:
     messages = [turn("system")] * system
     for i, answer in enumerate(answers):

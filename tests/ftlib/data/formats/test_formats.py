@@ -79,7 +79,7 @@ def test_labeled_text_is_cut_as_stock_transformers_cuts_it() -> None:
 
 
 @given(st.lists(st.integers(10, 99), max_size=40), st.integers(2, 9))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_every_token_of_a_plain_text_is_a_target_exactly_once(ids: list[int], max_tokens: int) -> None:
     class Ids:
         eos_token_id = 3

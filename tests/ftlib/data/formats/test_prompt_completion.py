@@ -90,7 +90,7 @@ def test_blanks_of_the_separator_go_with_the_word_after_them(separator: str, pro
 @pytest.mark.parametrize("eos", [2, None])
 @pytest.mark.parametrize("start", [[], [1]])
 @given(prompt=st.text("abc", max_size=20), completion=st.text("xyz", min_size=1, max_size=20), most=st.integers(4, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_prompt_gives_way_and_never_the_completion(
     start: list[int], eos: int | None, prompt: str, completion: str, most: int
 ) -> None:

@@ -82,7 +82,7 @@ def encode(found: Example | Dropped, **changed: Any) -> Encoded:
 WORDS = st.lists(st.text(st.sampled_from("abz09.,-é好😀'"), min_size=1, max_size=7), min_size=2, max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(WORDS, st.data(), st.sampled_from([" ", "  ", "\n"]))
 def test_windows_are_those_of_stock_transformers_and_their_spans_spell_the_answer(
     words: list[str], data: st.DataObject, blank: str

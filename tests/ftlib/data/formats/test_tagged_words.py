@@ -52,7 +52,7 @@ WORD = st.text(st.sampled_from("abyz019.-'é好😀 \u200d"), min_size=1, max_si
 TAG = st.sampled_from(["O", "B-PER", "I-PER", "I-ORG"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(WORD, TAG), min_size=1, max_size=14), st.integers(4, 20))
 def test_tags_stand_where_stock_transformers_puts_them(pairs: list[tuple[str, str]], max_tokens: int) -> None:
     """A second implementation: `is_split_into_words` and `word_ids`, on the words that the tokenizer reads at all."""

@@ -69,7 +69,7 @@ def test_most_bits_is_what_a_share_allows() -> None:
     assert [most_bits(share) for share in (0.85, 0.9, 0.95, 1 - 3 / 64, 0.99)] == [9, 6, 3, 3, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from([0.85, 0.9, 0.95, 0.99]))
 def test_no_near_pair_is_missed_and_no_other_found(seed: int, threshold: float) -> None:
     """The brute force walks the rows in the order that the rule says, and compares each with all before it."""

@@ -87,7 +87,7 @@ def test_a_row_of_50_mb_is_quarantined_without_being_held(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=20), max_size=3), max_size=8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_jsonl_reads_what_json_reads(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -98,7 +98,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(st.lists(st.tuples(cells, cells), max_size=8))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_csv_reads_what_the_csv_module_writes(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
@@ -288,7 +288,7 @@ def test_a_parquet_row_that_is_too_large_is_quarantined_and_the_others_are_read(
 
 
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=30), st.integers(1, 9))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_parquet_reads_what_pyarrow_reads(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str | None], group: int
 ) -> None:
@@ -349,7 +349,7 @@ def damaged_lines(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.slow
 @given(st.lists(damaged_lines(), max_size=12))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_compiled_decoder_finds_what_the_json_module_finds(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
 ) -> None:

@@ -204,7 +204,7 @@ events = st.lists(
 
 
 @given(events, st.sampled_from(["corrections", "thumbs", "pairs"]))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_line_is_counted_and_the_order_of_files_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, lines: list[Line], gives: str
 ) -> None:

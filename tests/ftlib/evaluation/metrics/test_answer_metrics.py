@@ -74,7 +74,7 @@ def outcomes(rows: list[tuple[str, list[str]]], names: list[str] | None = None) 
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(ROWS, st.sampled_from([AnswerExactMatch(), AnswerF1()]), st.integers(0, 99))
 def test_a_metric_and_its_resamples_equal_the_official_script(
     rows: list[tuple[str, list[str]]], metric: AnswerExactMatch | AnswerF1, seed: int

@@ -115,7 +115,7 @@ METRICS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(QUESTIONS, METRICS, st.integers(0, 99))
 def test_a_metric_and_its_resamples_equal_the_official_script(
     questions: list[tuple[list[tuple[str, float, float]], list[str]]], metric: AnswerScore, seed: int

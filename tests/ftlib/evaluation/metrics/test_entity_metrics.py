@@ -60,7 +60,7 @@ def reference(metric: Metric, o: TaggedOutcomes) -> float:
     return float(getattr(strict, metric.score))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(1, 25), seed=st.integers(0, 1000), which=st.sampled_from(METRICS))
 def test_a_metric_and_its_resamples_equal_the_reference(rows: int, seed: int, which: Metric) -> None:
     outcomes = tagged(rows, seed)

@@ -171,7 +171,7 @@ def ece(o: LabelOutcomes, bins: int) -> float:
     return total
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(1, 60), labels=st.integers(2, 8), seed=st.integers(0, 1000), which=st.sampled_from(METRICS))
 def test_a_metric_and_its_resamples_equal_the_reference(rows: int, labels: int, seed: int, which: Metric) -> None:
     outcomes = labeled(rows, labels, seed) if "labeled" in which.reads else tokens(rows, seed)

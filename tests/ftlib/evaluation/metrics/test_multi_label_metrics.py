@@ -109,7 +109,7 @@ def reference(metric: Metric, o: MultiLabelOutcomes) -> float:
     raise AssertionError(f"no reference for {metric.kind}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.integers(1, 40), labels=st.integers(2, 6), seed=st.integers(0, 1000), which=st.sampled_from(METRICS))
 def test_a_metric_and_its_resamples_equal_the_reference(rows: int, labels: int, seed: int, which: Metric) -> None:
     outcomes = answers(rows, labels, seed)

@@ -72,7 +72,7 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=st.integers(1, 25), seed=st.integers(0, 1000), which=st.sampled_from(METRICS))
 def test_a_metric_and_its_resamples_equal_the_library(rows: int, seed: int, which: Metric) -> None:
     outcomes = completions(rows, seed)

@@ -106,7 +106,7 @@ def test_the_loss_is_stock_transformers_own(made: Kind) -> None:
     assert float(ours.total) / ours.count == pytest.approx(float(theirs), rel=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(size=st.integers(1, 40), world=st.integers(1, 4), micro=st.integers(1, 9), seed=st.integers(0, 99))
 def test_the_loss_is_the_sum_over_any_workers_and_pieces(
     made: Kind, size: int, world: int, micro: int, seed: int

@@ -89,7 +89,7 @@ def test_off_has_the_end_alone() -> None:
     assert Off().count() == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(peak=st.floats(0.0, 1.0), width=st.floats(0.2, 3.0), refine=st.integers(1, 6))
 def test_refinement_closes_in_on_the_peak_of_a_parabola(peak: float, width: float, refine: int) -> None:
     method = WiseFT(alphas=(0.0, 0.25, 0.5, 0.75, 1.0), refine=refine)
@@ -129,7 +129,7 @@ def test_the_peak_is_settled_where_rows_cannot_tell(values: dict[float, float], 
     assert is_settled(scored(values, error)) is settled
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=st.tuples(*[st.floats(0.0, 0.9)] * 2), place=st.floats(0.1, 0.9), error=st.floats(0.0, 1.0))
 def test_what_is_settled_by_numpys_parabola(values: tuple[float, float], place: float, error: float) -> None:
     a, b, c = np.polyfit((0.0, place, 1.0), (values[0], 1.0, values[1]), 2)
@@ -224,7 +224,7 @@ def alphas_of(candidate: Candidate) -> tuple[float, float, float]:
     return candidate.merge.alphas if isinstance(candidate.merge, BlocksKernel) else (candidate.alpha or 0.0,) * 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(peak=st.tuples(*[st.floats(0.2, 0.8)] * 3), tries=st.integers(1, 20))
 def test_blocks_are_searched_at_one_mean_and_only_get_better(peak: tuple[float, ...], tries: int) -> None:
     """Of a bowl around a peak, the best of what lies in the plane of that mean is its projection: the search nears it.

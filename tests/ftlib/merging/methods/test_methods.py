@@ -128,7 +128,7 @@ def test_ties_is_the_paper_s_three_steps(count: int, density: float) -> None:
     same(run(Ties(density=density, scale=0.8), vectors), ties_of_the_paper(vectors, density, 0.8))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), density=st.floats(0.01, 1.0))
 def test_the_threshold_is_the_sorted_one(data: st.DataObject, density: float) -> None:
     """With repeats, zeros and subnormals: magnitudes are exact in fp32 here."""
@@ -194,7 +194,7 @@ def test_what_nobody_moved_is_kept_bit_for_bit(kernel: Kernel, dtype: type) -> N
 FINITE = st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, -0.0, 1e-45, -1e-45, 1.0, 1e-30])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     a=arrays.arrays(np.float32, 40, elements=FINITE),
     b=arrays.arrays(np.float32, 40, elements=FINITE),
@@ -285,7 +285,7 @@ def test_a_graft_adds_what_one_model_learnt_to_another(scale: float) -> None:
     same(run(Graft(scale=scale), [start, end, onto]), onto + scale * (end - start))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     vectors=st.tuples(*[arrays.arrays(np.float32, 24, elements=FINITE)] * 2), scale=st.sampled_from([0.25, 0.7, 1.0])
 )

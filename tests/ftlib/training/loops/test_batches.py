@@ -25,7 +25,7 @@ from ftlib.training.optimizers import AdamW
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=300).map(np.array)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(lengths, st.integers(1, 40), st.integers(0, 5), st.integers(0, 5))
 def test_an_epoch_has_every_row_once(lengths: np.ndarray, size: int, seed: int, epoch: int) -> None:
     batches = global_batches(lengths, size, seed, epoch)
@@ -43,7 +43,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert not np.array_equal(first, np.concatenate(global_batches(lengths, 8, 1, 0)))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(st.integers(1, 50), st.integers(1, 6), st.none() | st.integers(1, 9))
 def test_ranks_share_a_batch_without_loss_or_overlap(rows: int, world: int, size: int | None) -> None:
     batch = np.arange(100, 100 + rows)
@@ -54,7 +54,7 @@ def test_ranks_share_a_batch_without_loss_or_overlap(rows: int, world: int, size
     assert all(0 < len(piece) <= (size or rows) for pieces in shares for piece, _ in pieces)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(lengths, st.integers(1, 6), st.integers(200, 900), st.randoms(use_true_random=False))
 def test_ranks_share_packs_without_loss_or_overlap(lengths: np.ndarray, world: int, most: int, draw: Random) -> None:
     batch = np.array(draw.sample(range(len(lengths)), draw.randint(1, len(lengths))))
@@ -115,7 +115,7 @@ def test_a_label_the_model_lacks_is_named(tmp_path: Path) -> None:
         open_split(path, ("ham", "eggs"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     lengths=arrays(np.int64, st.integers(1, 300), elements=st.integers(1, 60)),
     tokens=st.integers(1, 200),
@@ -162,7 +162,7 @@ def test_forward_passes_hold_to_the_budget() -> None:
     assert all(len(batch) * lengths[batch].max() <= 256 for batch in batches)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.data())
 def test_mixtures_of_token_batches_are_known_by_step(data: st.DataObject) -> None:
     sizes = st.integers(1, 40)

@@ -228,7 +228,7 @@ def bits(model: nn.Module) -> list[torch.Tensor]:
     return [p.detach().clone().view(torch.int32) for p in model.parameters()]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=6, max_size=6))
 def test_swapping_twice_gives_the_same_bits(patterns: list[int]) -> None:
     """Also where no arithmetic would: NaN with its payload, infinities, -0.0, subnormals."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from ftlib.training.rewards.grading import graded
 REWARDS: TypeAdapter[RewardBase] = TypeAdapter(Reward)
 
 FUNCTIONS = """
-import os, sys, time
+import os, socket, sys, time
 
 def odd(answered):
     answer = answered[0].answer
@@ -30,6 +33,9 @@ def odd(answered):
         time.sleep(600)
     if answer == "exits":
         os._exit(3)
+    if answer.startswith("asks"):
+        with socket.create_connection(("127.0.0.1", int(answer.split()[1]))) as service:
+            return [float(service.recv(9))]
     if answer == "folder":
         return [float("" in sys.path)]
     given = {"nan": [float("nan")], "none": None, "a none": [None], "short": [], "text": ["1"], "string": "1"}
@@ -150,6 +156,29 @@ def test_what_runs_for_ever_is_ended_by_its_time_limit(function: str, kind: str)
     with pytest.raises(RecipeError, match=r"time limit of 0\.3 s"):
         graded(value, [Answered("?", answer)], {})
     assert value.model_dump_json() not in process._RUNNING
+
+
+def test_a_function_that_asks_a_service_ends_the_run_where_that_is_gone_or_silent(function: str) -> None:
+    """Nothing keeps a package's function from the network; where the service answers, its number counts."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = [Answered("?", f"asks {server.getsockname()[1]}")]
+        with pytest.raises(RecipeError, match=rf"^reward python {function}: [^\n]*time limit of 0\.3 s[^\n]*$"):
+            graded(reward("python", function=function, time_limit=0.3), asked, {})
+        server.setblocking(False)
+        with suppress(BlockingIOError):
+            server.accept()[0].close()  # of the call that was given up
+        server.setblocking(True)
+        value = reward("python", function=function, time_limit=60)
+        with ThreadPoolExecutor(1) as service:
+            service.submit(_answer, server)
+            assert graded(value, asked, {}) == [0.25]
+    with pytest.raises(RecipeError, match=rf"^reward python {function}: it raised ConnectionRefusedError[^\n]*$"):
+        graded(value, asked, {})
+
+
+def _answer(server: socket.socket) -> None:
+    with server.accept()[0] as asked:
+        asked.sendall(b"0.25")
 
 
 def test_a_part_of_a_sum_is_named(function: str) -> None:
