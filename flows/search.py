@@ -46,12 +46,12 @@ def search(
     Args:
         recipe: Path of the recipe, a YAML file that the worker sees.
         tries: Fields to try beside the recipe's, as PATH=1e-5..1e-3 log, PATH=4..64 or PATH=[a, b].
-        trials: How many trials there are in all.
-        metric: The metric that trials are compared by, as evaluation/metric.
+        trials: How many trials there are in all; as the recipe says if empty.
+        metric: What trials are compared by, as evaluation/metric; as the recipe says if empty.
         sampler: How values are proposed.
-        at_once: How many trials go on at a time, each in a process of its own.
-        seed: Of what is proposed.
-        soup: How many of the best trials feed a greedy soup.
+        at_once: How many trials go on at a time, each in a process of its own; as the recipe says if empty.
+        seed: Of what is proposed; as the recipe says if empty.
+        soup: How many of the best trials feed a greedy soup; as the recipe says if empty.
         publish: Whether the best is published. If not, it is measured on the test rows, and that is all.
         overrides: Any other field of the recipe, as path=value.
         work: The folder or s3://bucket/prefix that keeps what every stage made; what it has is not made again.

@@ -32,6 +32,7 @@ def listen(asked: int | None, before: int | None = None, first: int = SERVER, ho
 
 
 def _first_free(asked: int | None, before: int | None, first: int, host: str) -> socket.socket:
+    """Listen as `listen` says. Raises what it raises, and OSError for a host that is none."""
     if asked is not None:
         if not 1 <= asked <= 65535:
             raise RecipeError(f"--port: got {asked}, allowed are 1 to 65535")

@@ -7,9 +7,10 @@ line on stdout is JSON: `pool`, the work pool that the worker is to serve, and `
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
-from ftlib.errors import RecipeError, ReglageError, TransientError
+from ftlib.errors import RecipeError, ReglageError, StorageError, TransientError
 
 ATTEMPTS = 6
 """How often a server that does not answer in time is asked: `reglage up` holds its socket, so it will."""
@@ -24,8 +25,12 @@ def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
     of this machine, and what `deployments.apply` and `reglage deploy` raise.
     """
     from deployments.apply import apply
+    from deployments.deployment import below
     from deployments.environment import read_environment
     from deployments.recipe_deployment import Wishes, deploy_recipe
+    from deployments.server import connected
+    from flows.pages.runs_shown import show_runs_at_first
+    from ftlib.workspace import Workspace
 
     environment = read_environment()
     if environment.pool.type != "process":
@@ -36,6 +41,8 @@ def set_up(recipes: tuple[str, ...]) -> dict[str, Any]:
     changes = apply(environment)
     for recipe in recipes:
         changes += deploy_recipe(recipe, Wishes(moves=True), environment)[1]
+    with suppress(StorageError), connected() as client:  # no page of runs is no reason not to start
+        show_runs_at_first(client, Workspace(below(environment.home, environment.work)))
     lines = [line for change in changes if change.what != "unchanged" for line in change.lines()]
     return {"pool": environment.pool.name, "changes": lines}
 

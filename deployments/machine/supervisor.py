@@ -127,9 +127,12 @@ class Supervisor:
             self.state = self.state.with_service(name, restarts=0)
         self._plan()
         self._leftovers()
+        if not self._children[SERVER].lives():
+            self.say(f"starting Prefect's server on {self._url}; a first start makes its database, up to a minute")
         for name in (SERVER, BOARD):
             self._begin(name)
         self._await(SERVER, lambda: self.api.answers(2.0))
+        self.say("bringing deployments, limits and automations up to date")
         self._set_up()
         self._settle_board()
         self._settle_worker()
@@ -137,6 +140,7 @@ class Supervisor:
         lost = LostRuns(self.api, self.state.pool, name, self.say)
         if not self._children[WORKER].lives():
             lost.look()
+            self.say("starting the worker")
             self._begin(WORKER)
             self._await(WORKER, lambda: self.api.worker_polls(name, asked, self.state.pool))
         self._phase("up")

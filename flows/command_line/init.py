@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -75,21 +76,22 @@ def _draft(files: tuple[Path, ...], name: str | None, folder: Path, model: str |
     for path, content in ((".gitignore", _IGNORED), ("README.md", readme)):
         if not (folder / path).exists():
             written.append(write_new(folder / path, content))
+    next_ = [*([] if folder == Path() else [f"cd {folder}"]), *first_commands(guessed, model)]
     said = [
         f"looked at {guessed.looked}",
-        *(
-            f"format     {reason}"
-            for reason in ("feedback" if guessed.log else str(guessed.format["kind"]), *guessed.why_format)
-        ),
-        *(f"dataset    {rows.gives}: {rows.told}" for rows in guessed.log),
-        *(f"split      {reason}" for reason in (f"{guessed.split.get('by', 'random')}", *guessed.why_split)),
-        *(f"wrote      {path}" for path in written),
-        *([] if folder == Path() else [f"next       cd {folder}"]),
-        *(f"next       {command}" for command in first_commands(guessed, model)),
-        f"next       {', '.join([*looks, 'reglage run {}']).replace('{}', str(here))}",
+        *_lines("format", ["feedback" if guessed.log else str(guessed.format["kind"]), *guessed.why_format]),
+        *_lines("dataset", [f"{rows.gives}: {rows.told}" for rows in guessed.log]),
+        *_lines("split", [str(guessed.split.get("by", "random")), *guessed.why_split]),
+        *_lines("wrote", [str(path) for path in written]),
+        *_lines("next", [*next_, *(look.format(here) for look in (*looks, "reglage run {}"))]),
     ]
     facts = guessed.model_dump(mode="json", exclude={"links"})
     emit("\n".join(said), {"written": [str(path) for path in written], **facts}, as_json)
+
+
+def _lines(what: str, said: Sequence[str]) -> list[str]:
+    """Write lines about one thing, which the first of them names."""
+    return [f"{what if i == 0 else '':<11}{line}" for i, line in enumerate(said)]
 
 
 def _stem(file: Path) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @work_option
 @json_option
 def monitor(recipe: Path, log: str | None, overrides: tuple[str, ...], work: str, as_json: bool) -> None:
-    """Look at live answers: whether what is asked has moved, and whether they are worse than at publishing."""
+    """Look at live answers: whether what is asked has drifted, and whether they are worse than at publishing."""
     from flows.command_line.run import run_monitor
 
     verdict = run_monitor(recipe, log, overrides, work)
@@ -43,9 +43,9 @@ def print_verdict(verdict: LiveVerdict, work: str, recipe: Path, overrides: tupl
     console.print(f"[bold]{verdict.title.lower()}[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
     if verdict.done:
         console.print(escape(verdict.done), soft_wrap=True)
-    for drift in verdict.moves.drifts:
-        console.print(f"{drift}{'  moved' if drift.large else ''}", soft_wrap=True, style="dim", markup=False)
-    for text in verdict.moves.not_compared:
+    for drift in verdict.drift.drifts:
+        console.print(f"{drift}{'  drifted' if drift.large else ''}", soft_wrap=True, style="dim", markup=False)
+    for text in verdict.drift.not_compared:
         console.print(f"not compared: {text}", soft_wrap=True, style="dim", markup=False)
     for window in verdict.quality:
         if window.judged:
@@ -53,13 +53,13 @@ def print_verdict(verdict: LiveVerdict, work: str, recipe: Path, overrides: tupl
             console.print(f"{said_of(window, verdict.standard)}{few}", soft_wrap=True, style="dim", markup=False)
     reading = verdict.reading
     console.print(
-        f"{verdict.model}, entry {verdict.entry} of {verdict.alias}: {counted(reading.answers, 'answer')}, "
-        f"{reading.labelled:,} with a right label, {reading.thumbs:,} with a thumb, {reading.damages:,} damaged",
+        f"{verdict.model} ({verdict.alias}, entry {verdict.entry}): {counted(reading.answers, 'answer')}, "
+        f"{reading.labelled:,} with a label, {reading.thumbs:,} with a thumb, {reading.damages:,} damaged",
         soft_wrap=True,
     )
     if reading.strange_labels:
         console.print(
-            f"{counted(reading.strange_labels, 'answer')} judged by nothing: their right label is none of the "
+            f"{counted(reading.strange_labels, 'answer')} judged by nothing: their label is none of the "
             "version's; a slip in the log, or a new label, which a retraining learns",
             soft_wrap=True,
         )

@@ -22,7 +22,7 @@ from ftlib.registry import ModelRegistry
 from ftlib.registry.signing import PublicKey
 from ftlib.registry.versions import Version, parse_spec
 from ftlib.storage import Place, open_store
-from ftlib.storage.files import local_errors
+from ftlib.storage.files import in_bytes, local_errors
 from ftlib.wording import counted
 from ftlib.workspace import make_cache, user_cache
 
@@ -169,6 +169,9 @@ def _resolved(opened: ModelRegistry, spec: str, key: Path | None) -> Version:
     """Return what is to be served, pulled and checked: what is wrong with it is best said before Ray starts."""
     version = opened.resolve(spec)
     folder = make_cache(user_cache() / "versions") / version.manifest
+    what = str(version) if str(version) == spec else f"{spec}, which is {version},"
+    size = in_bytes(sum(file.bytes for file in opened.manifest(version).files))
+    _say(f"checking {what} in the cache" if folder.exists() else f"pulling {what} {size} from {opened.store.uri}")
     opened.pull(version, folder, PublicKey(key) if key else None)
     return version
 
@@ -262,7 +265,7 @@ def _until_stopped(serving: Any, host: str, port: int, ready: Any) -> None:
     for number in handlers:
         signal.signal(number, _stop)
     try:
-        with running(serving, host, port) as server:
+        with running(serving, host, port, _say) as server:
             try:
                 ready()
                 _watch(server)

@@ -252,6 +252,7 @@ def _detached(folder: StateFolder, words: list[str], database: str | None) -> St
             stderr=stream,
             start_new_session=True,
         )
+    _say(f"starting in the background, up to a minute; what it says is in {log}")
     while child.poll() is None:
         state = folder.read()
         if state.phase == "up" and state.supervisor is not None and state.supervisor.pid == child.pid:
@@ -289,7 +290,7 @@ def _said(state: State, folder: StateFolder, how: str) -> str:
             f"{how}: {folder.home}, {state.said_database()}, since {state.since}",
             f"  Prefect      {state.url}",
             f"  TensorBoard  {board.url or board.note}",
-            f"  runs         {_runs_page(state.url)}, once a run has ended",
+            f"  runs         {_runs_page(state.url)}",
             f"  logs         {folder.log('server').parent}",
         )
     )

@@ -26,8 +26,16 @@ class Training(BaseModel):
         description="Which weights move.",
         json_schema_extra={"position": 0, "enum": [FROM_RECIPE, *tunings()]},
     )
-    learning_rate: float | None = Field(default=None, gt=0.0, title="Learning rate", json_schema_extra={"position": 1})
-    epochs: float | None = Field(default=None, gt=0.0, title="Epochs", json_schema_extra={"position": 2})
+    learning_rate: float | None = Field(
+        default=None, gt=0.0, title="Learning rate", description="At its highest.", json_schema_extra={"position": 1}
+    )
+    epochs: float | None = Field(
+        default=None,
+        gt=0.0,
+        title="Epochs",
+        description="Times that all rows are seen.",
+        json_schema_extra={"position": 2},
+    )
     batch_size: int | None = Field(
         default=None, gt=0, title="Batch size", description="Over all workers.", json_schema_extra={"position": 3}
     )
@@ -41,7 +49,9 @@ class Training(BaseModel):
         description="Counted from the input; only with tuning frozen_layers.",
         json_schema_extra={"position": 5},
     )
-    seed: int | None = Field(default=None, title="Seed", json_schema_extra={"position": 6})
+    seed: int | None = Field(
+        default=None, title="Seed", description="Of every draw of the run.", json_schema_extra={"position": 6}
+    )
 
     def overrides(self) -> list[str]:
         """Return the recipe overrides that these answers stand for."""
@@ -64,14 +74,18 @@ class Publishing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str | None = Field(default=None, title="Model name", json_schema_extra={"position": 0})
+    name: str | None = Field(
+        default=None, title="Model name", description="In the registry.", json_schema_extra={"position": 0}
+    )
     registry_folder: str | None = Field(
         default=None,
         title="Registry folder",
         description="One the worker sees.",
         json_schema_extra={"position": 1},
     )
-    description: str | None = Field(default=None, title="Description", json_schema_extra={"position": 2})
+    description: str | None = Field(
+        default=None, title="Description", description="On the model card.", json_schema_extra={"position": 2}
+    )
 
     def overrides(self) -> list[str]:
         """Return the recipe overrides that these answers stand for."""
@@ -92,7 +106,13 @@ class Computing(BaseModel):
         description="Ray workers; 0 trains in the flow's own process.",
         json_schema_extra={"position": 0},
     )
-    threads: int | None = Field(default=None, gt=0, title="CPU threads per worker", json_schema_extra={"position": 1})
+    threads: int | None = Field(
+        default=None,
+        gt=0,
+        title="CPU threads per worker",
+        description="All cores, shared out, if nobody says.",
+        json_schema_extra={"position": 1},
+    )
     budget: float | None = Field(
         default=None,
         ge=0.0,

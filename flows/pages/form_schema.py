@@ -36,6 +36,10 @@ def form_schema(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> dict[str, 
             if "description" in field:
                 field["description"] = " ".join(field["description"].split())
             _empty_for_none(field)
+            if name != "recipe":  # whose default is what is offered
+                _say_default(field)
+    if "recipe" in schema["properties"]:  # Prefect writes (Optional) beside whatever is not required
+        schema["required"] = list(dict.fromkeys([*schema.get("required", ()), "recipe"]))
     if recipes and (field := schema["properties"].get("recipe")):
         offered = list(dict.fromkeys(recipes))
         if field.get("default") not in (None, *offered):
@@ -46,6 +50,20 @@ def form_schema(flow: Flow[..., Any], recipes: Sequence[str] = ()) -> dict[str, 
             {"type": "string", "title": "Another path"},
         ]
     return schema
+
+
+def _say_default(field: dict[str, Any]) -> None:
+    """Let a field's description end with what it is where nobody touches it; Prefect's form says (Optional) alone."""
+    default = field.get("default")
+    if isinstance(default, bool):
+        said = "On by default." if default else "Off by default."
+    elif isinstance(default, (str, int, float)) and default != "":
+        said = f"Default: {default}."
+    elif default == []:
+        said = "Empty by default."
+    else:
+        return
+    field["description"] = f"{field.get('description', '')} {said}".strip()
 
 
 def _empty_for_none(field: dict[str, Any]) -> None:

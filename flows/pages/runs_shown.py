@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.runtime import deployment
 
 from flows.pages.run_page import artifact_key, show_markdown
@@ -61,10 +65,33 @@ def show_runs(work: Workspace) -> None:
     show_markdown(ARTIFACT, runs_markdown(newest[:_MOST], len(found), page, work), f"Runs of {work}")
 
 
-def runs_markdown(newest: Sequence[RunFacts], count: int, page: Path, work: Workspace) -> str:
-    """Return a table of the newest runs, and where the page with all of them is."""
+def show_runs_at_first(client: SyncPrefectClient, work: Workspace) -> None:
+    """Put into Prefect's artifact the runs that a work place has before any run of a deployment has ended there.
+
+    With none it says how a first one comes. An artifact that says so already, or more, stays as it is.
+    """
+    found = read_runs(work).runs
+    newest = sorted(found, key=lambda facts: facts.when, reverse=True)[:_MOST]
+    text = runs_markdown(newest, len(found), None, work)
+    asked = ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT]))
+    shown = client.read_artifacts(artifact_filter=asked, sort=ArtifactSort.CREATED_DESC, limit=1)
+    if not shown or (newest and shown[0].flow_run_id is None and shown[0].data != text):
+        client.create_artifact(ArtifactCreate(type="markdown", key=ARTIFACT, description=f"Runs of {work}", data=text))
+
+
+def runs_markdown(newest: Sequence[RunFacts], count: int, page: Path | None, work: Workspace) -> str:
+    """Return a table of the newest runs, and where the page with all of them is; without a run, how one comes here."""
+    head = f"# Runs of {escaped(str(work))}"
+    elsewhere = (
+        f"Runs of the command line are here, too, where they used this work place: `reglage run RECIPE --work {work}`. "
+        "Those of another are shown by `reglage runs --work PLACE --html runs.html`."
+    )
+    if not newest:
+        first = "No run has ended here yet. Start one by the form of `finetune` (Deployments, Run, Custom run)."
+        return f"{head}\n\n{first}\n\n{elsewhere}\n"
     metrics = main_metrics(newest)
     rows = [row_of(facts, metrics) for facts in newest]
-    place = f"`{page}`" + (f", kept as `{work}/{PAGE}`" if work.store else "")
-    head = f"# Runs of {escaped(str(work))}\n\nThe last {len(newest)} of {count}. With the plot: {place}"
-    return f"{head}\n\n{table([titles(metrics), *rows])}\n"
+    kept = f", kept as `{work}/{PAGE}`" if work.store else ""
+    plot = f" With the plot: `{page}`{kept}" if page else ""
+    said = f"The last {len(newest)} of {count}.{plot}"
+    return f"{head}\n\n{said}\n\n{table([titles(metrics), *rows])}\n\n{elsewhere}\n"

@@ -14,7 +14,7 @@ from ftlib.errors import ConflictError, RecipeError, StorageError
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import AliasEntry, ModelRegistry
 from ftlib.retraining.live_counts import DAY, Counted
-from ftlib.retraining.live_drift import Reference, moves
+from ftlib.retraining.live_drift import Reference, drifts_of
 from ftlib.retraining.live_policy import OfLabels
 from ftlib.retraining.live_quality import ACCURACY, quality, standard
 from ftlib.retraining.live_verdict import LiveVerdict
@@ -85,7 +85,7 @@ def look(r: Recipe, log: AnswerLog, registry: ModelRegistry, now: datetime) -> t
         log=log.answers_at.uri,
         at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
         window_days=policy.window_days,
-        moves=moves(reference, counted.counts(), policy.drift, f"{entry.name}@{entry.version}"),
+        drift=drifts_of(reference, counted.counts(), policy.drift, f"{entry.name}@{entry.version}"),
         standard=asked_for,
         quality=quality(counted.windows, numbers, policy.quality, asked_for, begun, seconds, metrics),
         reading=reading,
@@ -118,16 +118,16 @@ def go_back(r: Recipe, registry: ModelRegistry, verdict: LiveVerdict, entry: Ali
         return verdict
     if entry.rolled_back:
         by = "a person's" if entry.rolled_back == "person" else "a rule's"
-        return _done(verdict, f"nothing moved: entry {entry.sequence} is {by} rollback, and a rule goes back once")
+        return _done(verdict, f"the alias stays: entry {entry.sequence} is {by} rollback, and a rule goes back once")
     why = f"monitor's rule: {'; '.join(verdict.reasons)}"
     try:
         made = registry.rollback(entry.name, entry.alias, entry.sequence, who, why, by="rule")
     except ConflictError as error:
-        return _done(verdict, f"nothing moved: {error}")
+        return _done(verdict, f"the alias stays: {error}")
     except StorageError as error:
         if _before(registry, entry):
             raise
-        return _done(verdict, f"nothing moved: {error}")
+        return _done(verdict, f"the alias stays: {error}")
     if made.who != who:
         return _done(verdict, f"{made.who} had moved {made.name}@{made.alias} to version {made.version} already")
     done = f"{made.name}@{made.alias} means version {made.version} again, entry {made.sequence}"

@@ -28,7 +28,7 @@ class AnswerLog(Config):
     columns: dict[str, str] = {}
     """What answers' fields are called in a foreign log, as {request: id, label: pred}; others by their own names."""
     label_columns: dict[str, str] = {}
-    """The same of labels and thumbs. Where `answers` and `labels` are one place, a right label is read of the column
+    """The same of labels and thumbs. Where `answers` and `labels` are one place, a late label is read of the column
     that is named here, and of no other: `label` is the answer's."""
 
     @field_validator("columns")

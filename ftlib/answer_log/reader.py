@@ -93,7 +93,7 @@ class Reading(Config):
     damaged: dict[str, Damage] = {}
     """What could not be read, by the reason."""
     labelled: int = 0
-    """Answers of which a right label is known."""
+    """Answers whose label, what turned out to be true, is known."""
     thumbs: int = 0
     """Answers of which a thumb is known."""
     labels_elsewhere: int = 0

@@ -30,6 +30,7 @@ from ftlib.on_ray.batches import Batches
 from ftlib.on_ray.listening import Listener, reserved
 from ftlib.on_ray.session import session
 from ftlib.training.compute import Compute
+from ftlib.wording import counted
 
 NAME = "reglage"
 _NOTES = "reglage-serve-notes"
@@ -235,8 +236,8 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(serving: Serving, host: str, port: int) -> Generator[Running]:
-    """Serve it while the block runs, by a Ray of its own. Call it from the main thread.
+def running(serving: Serving, host: str, port: int, tell: Callable[[str], object]) -> Generator[Running]:
+    """Serve it while the block runs, by a Ray of its own; `tell` is told what takes its time. From the main thread.
 
     Raises what a factory raises, by its words, BusyError for a taken port, and TransientError where Ray Serve does not
     start.
@@ -245,7 +246,9 @@ def running(serving: Serving, host: str, port: int) -> Generator[Running]:
     os.environ[_NICENESS] = "0"  # before Ray's own processes, which inherit it
     for name in ("ray.serve", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    tell("starting Ray; with the replicas this may take a minute")
     with contextlib.ExitStack() as ending, contextlib.closing(reserved(host, port)), session(compute):
+        tell(f"starting {counted(serving.replicas, 'replica')}, each of which loads the model")
         actor: Any = ray.remote(_Notes)
         notes = actor.options(name=_NOTES, num_cpus=0).remote()
         here = Running(notes)

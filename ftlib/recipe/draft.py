@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,6 +12,8 @@ import yaml
 
 from ftlib.config import BatchKind
 from ftlib.data.guess import Guess, LogRows
+from ftlib.errors import ModelError
+from ftlib.models.folder import package_folder
 
 _BASE = "{kind: %s}"
 
@@ -143,11 +146,41 @@ def draft(guess: Guess, name: str, model: str | None = None) -> str:
         "  # retained: {dataset: retained, role: retained, metrics: *metrics}",
         "",
         "interpolation: {kind: wise_ft}    # between the tuned model and its start; all candidates are measured",
-        f"select: {{by: {name}/{plan.by or plan.metrics[0]}}}    # and `gates:` say what a version must reach",
+        *_select(guess, f"{name}/{plan.by or plan.metrics[0]}", name),
         f"publish: {{name: {name}}}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _select(guess: Guess, by: str, name: str) -> list[str]:
+    """Write by what is chosen, and a gate where it is known what a model reaches that has learnt nothing."""
+    if guess.commonest is not None:
+        share = guess.commonest
+        metric, least = "accuracy", share + _GATE * (1.0 - share)
+        why = f"the most frequent label has {share:.2f} of the rows; {_GATE:g} of the way from there to 1"
+    elif guess.kind in _UNLEARNT:
+        metric, unlearnt, who = _UNLEARNT[guess.kind]
+        least, why = (
+            unlearnt + _GATE * (1.0 - unlearnt),
+            f"{who} has {unlearnt:g}; {_GATE:g} of the way from there to 1",
+        )
+    else:
+        return [f"select: {{by: {by}}}    # and `gates:` say what a version must reach"]
+    return [
+        "select:",
+        f"  by: {by}",
+        "  gates:    # what a version must reach on the test rows, or is refused; raise it once a run has shown more",
+        f"    - {{metric: {name}/{metric}, at_least: {math.ceil(least * 100) / 100:g}}}    # {why}",
+    ]
+
+
+_GATE = 0.1
+"""How much of what nothing learnt leaves wrong a version must get right."""
+_UNLEARNT: Mapping[BatchKind, tuple[str, float, str]] = MappingProxyType(
+    {"scored": ("r2", 0.0, "the mean of all rows"), "preferences": ("preference_accuracy", 0.5, "a coin")}
+)
+"""What a model that has learnt nothing reaches: of which metric, and who that would be."""
 
 
 def _draft_of_log(guess: Guess, name: str, model: str | None) -> str:
@@ -213,8 +246,18 @@ def _head(guess: Guess, name: str, model: str | None) -> list[str]:
 
 
 def first_commands(guess: Guess, model: str | None = None) -> tuple[str, ...]:
-    """Return the commands that make the base model, if it is the one that is proposed."""
-    return () if model else _PLANS[guess.kind].model.first
+    """Return the commands that make the base model, if it is the one that is proposed and its package is not here."""
+    proposed = _PLANS[guess.kind].model
+    return () if model or _is_installed(proposed.path) else proposed.first
+
+
+def _is_installed(path: str) -> bool:
+    if not path.startswith("package:"):
+        return False
+    try:
+        return package_folder(path).is_dir()
+    except ModelError:
+        return False
 
 
 def flow(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The page of one look at live answers: what moved, how good they were, what was read, and what was done."""
+"""The page of one look at live answers: drift, how good they were, what was read, and what was done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ftlib.wording import counted, some
 
 def live_answers_page(verdict: LiveVerdict, limits: DriftLimits, level: float, folder: Path) -> Page:
     """Return the page, its plots drawn into the folder. `level` is how likely the rule ever alarms falsely."""
-    sections = [*_moved(verdict, limits, folder), *_quality(verdict, level, folder), _read(verdict)]
+    sections = [*_drift(verdict, limits, folder), *_quality(verdict, level, folder), _read(verdict)]
     return Page(
         title=f"{verdict.model} in production: {verdict.title.lower()}",
         subtitle=f"{verdict.name}@{verdict.alias} (entry {verdict.entry}), looked at {verdict.at}: {verdict.log}.",
@@ -27,12 +27,12 @@ def live_answers_page(verdict: LiveVerdict, limits: DriftLimits, level: float, f
 
 
 def _tiles(verdict: LiveVerdict) -> Iterator[Tile]:
-    reading, large = verdict.reading, verdict.moves.large
+    reading, large = verdict.reading, verdict.drift.large
     yield Tile(
         f"{reading.answers:,}", "answers read", f"{reading.labelled:,} labelled, {reading.thumbs:,} with a thumb"
     )
-    compared = f"of {counted(len(verdict.moves.drifts), 'feature')} compared"
-    yield Tile(str(len(large)), "moved", compared, "bad" if large else "")
+    compared = f"of {counted(len(verdict.drift.drifts), 'feature')} compared"
+    yield Tile(str(len(large)), "drifted", compared, "bad" if large else "")
     judged = [window for window in verdict.quality if window.share is not None and not window.too_few]
     if judged:
         newest = judged[-1]
@@ -43,22 +43,22 @@ def _tiles(verdict: LiveVerdict) -> Iterator[Tile]:
     )
 
 
-def _moved(verdict: LiveVerdict, limits: DriftLimits, folder: Path) -> Iterator[Section]:
+def _drift(verdict: LiveVerdict, limits: DriftLimits, folder: Path) -> Iterator[Section]:
     """Yield what is asked and answered against what the version was made with."""
-    drifts = verdict.moves.drifts
-    notes = [Row(texts(*text.split(": ", 1))) for text in verdict.moves.not_compared]
+    drifts = verdict.drift.drifts
+    notes = [Row(texts(*text.split(": ", 1))) for text in verdict.drift.not_compared]
     tables = [Table(["not compared", "why"], notes)] if notes else []
     if drifts:
         rows = [_drift_row(drift) for drift in drifts]
         tables.insert(0, Table(["feature", "PSI", "distance", "", "values that are new or gone"], rows,
                                numeric=frozenset({1, 2})))  # fmt: skip
     yield Section(
-        "moved",
-        "What moved",
+        "drift",
+        "Drift",
         f"The answers of the last {verdict.window_days:g} days against the rows the version was trained on (what is "
         "asked) and its own answers on the report split (answer, confidence, unknown tokens). Beyond a PSI of "
-        f"{limits.psi:g} or a distance of {limits.distance:g} it has moved; with fewer than {limits.rows:,} on either "
-        "side nothing is said.",
+        f"{limits.psi:g} or a distance of {limits.distance:g} it has drifted; with fewer than {limits.rows:,} on "
+        "either side nothing is said.",
         figures=[_drift_figure(drifts, limits, folder)] if drifts else [],
         tables=tables,
     )
@@ -70,7 +70,7 @@ def _drift_row(drift: Drift) -> Row:
     ]
     cells = [
         *texts(drift.feature, f"{drift.psi:.3f}", f"{drift.distance:.3f}"),
-        Cell("moved" if drift.large else "as before", tone="bad" if drift.large else "good"),
+        Cell("drifted" if drift.large else "as before", tone="bad" if drift.large else "good"),
         Cell("; ".join(changes)),
     ]
     return Row(cells, "worst" if drift.large else "")
@@ -90,10 +90,10 @@ def _drift_figure(drifts: Sequence[Drift], limits: DriftLimits, folder: Path) ->
         axes.set_yticks([*at], [plain(drift.feature) for drift in drifts])
         axes.invert_yaxis()
         axes.set_xlim(left=0.0, right=max(1.25, *axes.get_xlim()))
-        axes.set_title("how far each feature moved", loc="left")
+        axes.set_title("drift of each feature", loc="left")
         legend_below(axes)
         return saved(
-            figure, folder, "moved", "Each feature's distance from its reference; beyond the dashed line it moved."
+            figure, folder, "drift", "Each feature's distance from its reference; beyond the dashed line it drifted."
         )
 
 
@@ -170,8 +170,8 @@ def _read(verdict: LiveVerdict) -> Section:
         ("older files, not read", reading.older_files),
         (f"answers of {verdict.model} in the windows", reading.answers),
         *((f"answers left out: {reason}", count) for reason, count in reading.left_out.items()),
-        ("answers with a right label", reading.labelled),
-        ("of these with a label that the version does not have", reading.strange_labels),
+        ("answers with a label, what turned out to be true", reading.labelled),
+        ("of these with a label that the version does not have, which judges nothing", reading.strange_labels),
         ("answers without one", reading.answers - reading.labelled),
         ("answers with a thumb", reading.thumbs),
         ("labels and thumbs of no answer in the windows", reading.labels_elsewhere),

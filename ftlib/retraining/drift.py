@@ -1,4 +1,4 @@
-"""How far rows have moved, by effect size.
+"""How far rows have drifted, by effect size.
 
 Never by p-values: over 200,000 rows a shift of a fiftieth of a standard deviation is "significant" (p = 3e-5) and
 means nothing (PSI 0.0002). And only above a minimum of rows: with a thousand on each side and no shift at all, PSI
@@ -35,7 +35,7 @@ class DriftLimits(Config):
 
 
 class Drift(Config):
-    """How far one feature moved."""
+    """How far one feature drifted."""
 
     feature: str
     """length, label, or slice:<name>; of images size, brightness and colour instead of a length; of live answers
@@ -69,14 +69,14 @@ def drift(before: Profile, now: Profile, limits: DriftLimits = _USUAL) -> tuple[
     """
     if min(before.rows, now.rows) < limits.rows:
         return ()
-    drifts = [numbers_moved("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
+    drifts = [numbers_drift("length", before.lengths, now.lengths, limits)] if before.lengths and now.lengths else []
     for name in sorted(before.measures.keys() & now.measures.keys()):
-        drifts.append(numbers_moved(name, before.measures[name], now.measures[name], limits))
+        drifts.append(numbers_drift(name, before.measures[name], now.measures[name], limits))
     if before.labels and now.labels:
-        drifts.append(values_moved("label", before.labels, now.labels, limits))
+        drifts.append(values_drift("label", before.labels, now.labels, limits))
     for name in sorted(before.slices.keys() & now.slices.keys()):
         if OTHERS not in before.slices[name] and OTHERS not in now.slices[name]:
-            drifts.append(values_moved(f"slice:{name}", before.slices[name], now.slices[name], limits))
+            drifts.append(values_drift(f"slice:{name}", before.slices[name], now.slices[name], limits))
     return tuple(drifts)
 
 
@@ -99,7 +99,7 @@ def ks_distance(before: Mapping[int, int], now: Mapping[int, int]) -> float:
     return max((abs(gap) for gap in accumulate(gaps)), default=0.0)
 
 
-def numbers_moved(feature: str, before: Mapping[int, int], now: Mapping[int, int], limits: DriftLimits) -> Drift:
+def numbers_drift(feature: str, before: Mapping[int, int], now: Mapping[int, int], limits: DriftLimits) -> Drift:
     """Compare two distributions of whole numbers, given as rows by value; both have some."""
     index, distance = psi(*_gathered(before, now)), ks_distance(before, now)
     return Drift(feature=feature, psi=index, distance=distance, large=index > limits.psi or distance > limits.distance)
@@ -129,7 +129,7 @@ def _by_identity(counts: Mapping[str, int]) -> Counter[str]:
     return counter
 
 
-def values_moved(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
+def values_drift(feature: str, before: Mapping[str, int], now: Mapping[str, int], limits: DriftLimits) -> Drift:
     """Compare two distributions of values, given as rows by value; both have some. Only a `label` may not vanish."""
     before, now = _by_identity(before), _by_identity(now)
     names = sorted(before.keys() | now.keys())

@@ -44,7 +44,7 @@ class Judged:
     thumbs: int = 0
     good: int = 0
     pairs: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """(right label, answered label) of the first `MEASURED` answers, in the order of their requests' digests: a draw
+    """(label, what was answered) of the first `MEASURED` answers, in the order of their requests' digests: a draw
     that does not depend on what they say."""
 
 

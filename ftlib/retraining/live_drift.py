@@ -1,4 +1,4 @@
-"""How far what is asked and answered has moved from what the version was made with, by effect size."""
+"""How far what is asked and answered has drifted from what the version was made with, by effect size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ftlib.answer_log.profile import OTHERS, AnswerProfile
 from ftlib.config import Config
 from ftlib.data.profile import Profile
-from ftlib.retraining.drift import Drift, DriftLimits, numbers_moved, values_moved
+from ftlib.retraining.drift import Drift, DriftLimits, numbers_drift, values_drift
 from ftlib.retraining.live_counts import LiveCounts
 from ftlib.wording import counted
 
@@ -32,7 +32,7 @@ class Reference(Config):
         return cls(asked=Profile.model_validate(asked), answered=answered and AnswerProfile.model_validate(answered))
 
 
-class Moves(Config):
+class Drifts(Config):
     """What was compared, and what could not be."""
 
     drifts: tuple[Drift, ...] = ()
@@ -45,7 +45,7 @@ class Moves(Config):
         return tuple(drift for drift in self.drifts if drift.large)
 
 
-def moves(reference: Reference, live: LiveCounts, limits: DriftLimits, version: str) -> Moves:
+def drifts_of(reference: Reference, live: LiveCounts, limits: DriftLimits, version: str) -> Drifts:
     """Compare a window's answers with a version's reference, each feature where both sides have enough of it."""
     drifts: list[Drift] = []
     not_compared: list[str] = []
@@ -55,10 +55,10 @@ def moves(reference: Reference, live: LiveCounts, limits: DriftLimits, version: 
         elif short := _too_few(*_sizes(feature, reference, live, before, now), limits):
             not_compared.append(f"{feature}: {short}")
         elif of_values:
-            drifts.append(values_moved(feature, _named(before), _named(now), limits))
+            drifts.append(values_drift(feature, _named(before), _named(now), limits))
         else:
-            drifts.append(numbers_moved(feature, before, now, limits))
-    return Moves(drifts=tuple(drifts), not_compared=tuple(not_compared))
+            drifts.append(numbers_drift(feature, before, now, limits))
+    return Drifts(drifts=tuple(drifts), not_compared=tuple(not_compared))
 
 
 def _features(

@@ -1,4 +1,4 @@
-"""The recipe's `monitor`: where live answers are logged, what counts as moved or worse, and what is done then."""
+"""The recipe's `monitor`: where live answers are logged, what counts as drifted or worse, and what is done then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftlib.fingerprint import Identified
 from ftlib.retraining.drift import DriftLimits
 
 LIVE_ROWS = 1000
-"""Answers below which nothing is said of drift: with so many on both sides and nothing moved, a distance is beyond 0.1
+"""Answers below which nothing is said of drift: with so many on both sides and no drift, a distance is beyond 0.1
 in one look out of 10,000."""
 
 
@@ -24,7 +24,7 @@ class _Rule(Config):
 
 
 class OfLabels(_Rule):
-    """Right labels that come later, against the accuracy that was measured at publishing."""
+    """Labels that come later, against the accuracy that was measured at publishing."""
 
     kind: Literal["labels"] = "labels"
     evaluation: str | None = None
@@ -57,7 +57,7 @@ class Monitor(Identified):
     windows: int = Field(default=8, ge=1, le=60)
     """How many of the last windows are read."""
     drift: DriftLimits = DriftLimits(rows=LIVE_ROWS)
-    """From where on what is asked or answered has moved."""
+    """From where on what is asked or answered has drifted."""
     quality: QualityRule = OfLabels()
     """When the answers are worse than they were at publishing."""
     rollback: Literal["never", "on_quality"] = "never"

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ftlib.answer_log.reader import Reading
 from ftlib.config import Config, Name
 from ftlib.fingerprint import digest
-from ftlib.retraining.live_drift import Moves
+from ftlib.retraining.live_drift import Drifts
 from ftlib.retraining.live_quality import Standard, WindowQuality
 from ftlib.wording import counted
 from ftlib.workspace import Workspace, overwrite
@@ -44,7 +44,7 @@ class LiveVerdict(Config):
     reasons: tuple[str, ...] = ()
     done: str = ""
     """What became of the alias, where a rule asked for a rollback."""
-    moves: Moves = Moves()
+    drift: Drifts = Drifts()
     standard: Standard
     quality: tuple[WindowQuality, ...] = ()
     reading: Reading = Reading()
@@ -74,7 +74,7 @@ class LiveVerdict(Config):
         Drift is told once for a set of features, lower quality once for a window.
         """
         told: dict[str, str] = {}
-        if large := self.moves.large:
+        if large := self.drift.large:
             features = ",".join(sorted(drift.feature for drift in large))
             told[f"drift:{self.entry}:{features}"] = "; ".join(map(str, large))
         for window in self.worse:
@@ -85,11 +85,11 @@ class LiveVerdict(Config):
         """Return it with what follows from what was counted. `least_rows` is what drift needs."""
         if self.worse:
             return self._with("worse", [said_of(window, self.standard) for window in self.worse])
-        if large := self.moves.large:
-            return self._with("drifted", [f"{drift} has moved" for drift in large])
-        if self.moves.drifts or any(not window.too_few for window in self.quality):
+        if large := self.drift.large:
+            return self._with("drifted", [str(drift) for drift in large])
+        if self.drift.drifts or any(not window.too_few for window in self.quality):
             judged = [window for window in self.quality if not window.too_few]
-            same = f"nothing moved among {counted(len(self.moves.drifts), 'feature')}" if self.moves.drifts else ""
+            same = f"no drift in {counted(len(self.drift.drifts), 'feature')}" if self.drift.drifts else ""
             good = f"{self.standard.what} holds in {counted(len(judged), 'window')}" if judged else ""
             if judged and self.standard.least is None:
                 good = self.standard.how
@@ -111,10 +111,10 @@ def _why_too_few(verdict: LiveVerdict, least_rows: int) -> list[str]:
     reading = verdict.reading
     if not reading.answer_files and not reading.older_files:
         return [f"no file is below {verdict.log}; correct the place, or wait for the first answers"]
-    seen = f"{counted(reading.answers, 'answer')} of {verdict.model}, {reading.labelled:,} with a right label"
+    seen = f"{counted(reading.answers, 'answer')} of {verdict.model}, {reading.labelled:,} with a label"
     elsewhere = [f"{count:,} {reason}" for reason, count in reading.left_out.items()]
     damaged = [f"{reading.damages:,} damaged"] if reading.damages else []
-    return [f"{seen}; drift needs {least_rows:,} in a window", *elsewhere, *damaged]
+    return [f"{seen}; drift needs {least_rows:,} answers in a window", *elsewhere, *damaged]
 
 
 class Watched(NamedTuple):

@@ -149,7 +149,9 @@ def _whole(path: str, pair: tuple[str, str], have: frozenset[str]) -> tuple[str,
         return path, pair
     part = next(prefix for prefix in _prefixes(path) if prefix not in have)
     member = part.rpartition(".")[2].isdigit()  # of a list: a metric or a gate, which its fields say best
-    return (path, pair) if member or part == path else (part, tuple(one if one == LACKS else "…" for one in pair))
+    if member or part == path:
+        return path, pair
+    return part, (LACKS, "…") if pair[0] == LACKS else ("…", LACKS)
 
 
 LACKS = "–"

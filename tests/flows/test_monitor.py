@@ -134,7 +134,7 @@ def test_good_answers_are_quiet_and_nothing_is_told(
     answer(tmp_path, 2, 0.91)
     state = look()
     assert (state.name, server.events) == ("Quiet", [])
-    assert state.message == "Quiet: nothing moved among 3 features; accuracy holds in 1 window"
+    assert state.message == "Quiet: no drift in 3 features; accuracy holds in 1 window"
     page = (tmp_path / "work" / "runs" / "quickstart" / "monitor.html").read_text()
     assert page.count("<svg") >= 2
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -256,7 +256,7 @@ def test_the_first_version_has_nothing_to_go_back_to(
     answer(tmp_path, 3, 0.5)
     state = look("retrain.alias=canary")
     assert state.name == "Worse"
-    assert "nothing moved" in state.message
+    assert "the alias stays" in state.message
     assert len(registry.history(NAME, "canary")) == 1
 
 

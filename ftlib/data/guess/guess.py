@@ -64,6 +64,7 @@ def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
     proposal, layout, rows, examples = _format(table, looked, files)
     used = frozenset(layout.columns) - ({str(proposal.format.get("context"))} & {c.name for c in table})
     labels = layout.yields == "labeled"
+    counts = Counter(one.label for one in examples if labels)
     split = propose_split(table, rows, examples, used, labels=labels)
     fit = "all of them fit" if len(rows) == len(looked.rows) else f"{len(rows):,} of them fit"
     texts = "".join(one.text[:200] for one in examples[:200])
@@ -77,6 +78,7 @@ def guess(given: Sequence[Path], name: str, project: Path) -> Guess:
         why_split=(split.reason, *split.others),
         held_out=held_out,
         links={**links, **more},
+        commonest=_commonest(counts),
         foreign=sum(ord(letter) > 0x24F for letter in texts) > 0.2 * max(len(texts), 1),
     )
 
@@ -182,7 +184,13 @@ def _images(folder: Path, project: Path) -> Guess:
         looked=f"{counted(len(files), 'image')}{' at the beginning' if len(files) == _LOOKED else ''}",
         why_format=(named + some([name for name, _ in counts.most_common()], 6), *sized),
         why_split=(split.reason, *split.others),
+        commonest=_commonest(counts),
     )
+
+
+def _commonest(counts: Counter[Any]) -> float | None:
+    """Return the share of the most frequent value; None if there is none."""
+    return max(counts.values()) / counts.total() if counts else None
 
 
 def _label_level(parts: Sequence[tuple[str, ...]]) -> tuple[int, list[str] | None]:

@@ -51,6 +51,8 @@ class Guess(Config):
     """Files by what links to them below rows/ are to be called, where no path of a source names just them."""
     log: tuple[LogRows, ...] = ()
     """Of a feedback log, what each dataset reads of it; `source` says not what it gives, `format` is the first's."""
+    commonest: float | None = None
+    """Which share of the rows looked at the most frequent label has, where each row has one."""
     foreign: bool = False
     """Whether many of its letters are none of English."""
 

@@ -105,7 +105,7 @@ def serve(registry: Published, tmp_path: Path) -> Generator[Callable[..., Server
         lines: list[str] = []
         threading.Thread(target=read, args=(process, lines), daemon=True).start()
         started.append(Server(process, mark, "", "", lines))
-        wait_until(lambda: process.poll() is not None or any("replicas" in line for line in lines), 300)
+        wait_until(lambda: process.poll() is not None or any(line.startswith("  replicas") for line in lines), 300)
         assert process.poll() is None, lines
         (url,) = [line.split()[-1] for line in lines if line.startswith("serving:")]
         token = (tmp_path / ".reglage" / "serve.token").read_text().strip()

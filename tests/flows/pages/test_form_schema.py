@@ -27,7 +27,7 @@ def parts(schema: dict[str, Any]) -> list[dict[str, Any]]:
 @of_each
 def test_an_untouched_form_does_what_the_defaults_do(flow: Flow[Any, Any]) -> None:
     schema = form_schema(flow, RECIPES)
-    asked = {name: ASKED[name] for name in schema.get("required", [])}
+    asked = {name: ASKED[name] for name in schema.get("required", []) if "default" not in schema["properties"][name]}
     untouched = {name: field["default"] for name, field in schema["properties"].items() if "default" in field} | asked
     validate(untouched, schema, raise_on_error=True)
     defaults = {name: p.default for name, p in inspect.signature(flow.fn).parameters.items()} | asked
@@ -39,7 +39,7 @@ def test_an_untouched_form_does_what_the_defaults_do(flow: Flow[Any, Any]) -> No
 @of_each
 def test_a_program_may_send_null_where_a_person_leaves_a_field_empty(flow: Flow[Any, Any]) -> None:
     schema = form_schema(flow, RECIPES)
-    asked = {name: ASKED[name] for name in schema.get("required", [])}
+    asked = {name: ASKED[name] for name in schema.get("required", []) if name in ASKED}
     said = {name: p.default for name, p in inspect.signature(flow.fn).parameters.items()} | asked
     plain = {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in said.items()}
     assert is_valid(plain, schema)
@@ -58,6 +58,19 @@ def test_the_form_is_plain(flow: Flow[Any, Any]) -> None:
             assert "oneOf" not in field, name
             assert name == "recipe" or "anyOf" not in field, name
             assert field.get("format") != "password", name
+
+
+@of_each
+def test_what_is_required_and_what_is_the_default(flow: Flow[Any, Any]) -> None:
+    schema, own = form_schema(flow, RECIPES), inspect.signature(flow.fn).parameters
+    must = {name for name, parameter in own.items() if parameter.default is inspect.Parameter.empty}
+    assert {*schema.get("required", [])} == must | ({"recipe"} & own.keys())  # Prefect says (Optional) beside the rest
+    for name, field in schema["properties"].items():
+        default = field.get("default")
+        if isinstance(default, str) and default and name != "recipe":
+            assert field["description"].endswith(f"Default: {default}."), name
+        if isinstance(default, bool):
+            assert field["description"].endswith(f"{'On' if default else 'Off'} by default."), name
 
 
 def test_recipes_are_a_list_and_any_other_path() -> None:

@@ -160,6 +160,17 @@ def test_a_table(tmp_path: Path, columns: dict[str, Any], format_says: dict[str,
     assert found.looked == "120 rows, all of them fit"
 
 
+def test_a_version_must_be_better_than_what_learns_nothing(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    many = [{"text": text(chance), "label": "b" if i % 5 == 0 else "a"} for i in range(40)]
+    assert guessed(tmp_path, many).commonest == 0.8
+    (gate,) = load_recipe(tmp_path / "mine.yaml").select.gates
+    assert (gate.metric, gate.at_least) == ("mine/accuracy", 0.82)
+    guessed(tmp_path, [{"text": text(chance), "score": round(chance.uniform(1, 5), 1)} for _ in range(40)])
+    (gate,) = load_recipe(tmp_path / "mine.yaml").select.gates
+    assert (gate.metric, gate.at_least) == ("mine/r2", 0.1)
+
+
 def test_one_table_in_three_layouts_is_one_guess(tmp_path: Path) -> None:
     rows = made(text=a_text, label=a_label, day=lambda _, i: f"2026-03-{1 + i % 28:02d}")
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")

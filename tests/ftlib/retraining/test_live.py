@@ -18,7 +18,7 @@ from ftlib.evaluation.metrics.accuracy import Accuracy
 from ftlib.evaluation.metrics.macro_f1 import MacroF1
 from ftlib.retraining.drift import DriftLimits
 from ftlib.retraining.live_counts import Counted, LiveCounts
-from ftlib.retraining.live_drift import Moves, Reference, moves
+from ftlib.retraining.live_drift import Drifts, Reference, drifts_of
 from ftlib.retraining.live_policy import OfLabels, OfThumbs
 from ftlib.retraining.live_quality import Standard, quality, standard
 from ftlib.retraining.live_verdict import LiveVerdict, Remembered, Watched, hear, live_reasons, remember, remembered
@@ -63,7 +63,7 @@ MADE_WITH = asked(4000, 1)
 
 
 def test_the_very_rows_of_the_training_have_not_moved_at_all() -> None:
-    found = moves(reference(MADE_WITH), counted(MADE_WITH).counts(), LIMITS, "m@1")
+    found = drifts_of(reference(MADE_WITH), counted(MADE_WITH).counts(), LIMITS, "m@1")
     assert [drift.feature for drift in found.drifts] == ["length", "answer", "confidence", "unknown tokens"]
     assert all(drift.psi == pytest.approx(0.0, abs=1e-12) and drift.distance < 1e-12 for drift in found.drifts)
     assert not found.large
@@ -72,10 +72,10 @@ def test_the_very_rows_of_the_training_have_not_moved_at_all() -> None:
 
 def test_other_traffic_of_the_same_kind_has_not_moved_and_no_order_matters() -> None:
     others = asked(4000, 2)
-    found = moves(reference(MADE_WITH), counted(others).counts(), LIMITS, "m@1")
+    found = drifts_of(reference(MADE_WITH), counted(others).counts(), LIMITS, "m@1")
     assert not found.large
     random.Random(0).shuffle(others)
-    assert moves(reference(MADE_WITH), counted(others).counts(), LIMITS, "m@1") == found
+    assert drifts_of(reference(MADE_WITH), counted(others).counts(), LIMITS, "m@1") == found
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_other_traffic_of_the_same_kind_has_not_moved_and_no_order_matters() -> 
     ],
 )
 def test_what_moves_is_named_and_nothing_else(given: dict[str, Any], features: set[str]) -> None:
-    found = moves(reference(MADE_WITH), counted(asked(2000, 3, **given)).counts(), LIMITS, "m@1")
+    found = drifts_of(reference(MADE_WITH), counted(asked(2000, 3, **given)).counts(), LIMITS, "m@1")
     assert {drift.feature for drift in found.large} == features
 
 
 def test_distances_are_kolmogorov_and_smirnov_s_of_the_binned_values() -> None:
     now = asked(1500, 5, longer=1.2, sure=5.0)
-    found = {d.feature: d for d in moves(reference(MADE_WITH), counted(now).counts(), LIMITS, "m@1").drifts}
+    found = {d.feature: d for d in drifts_of(reference(MADE_WITH), counted(now).counts(), LIMITS, "m@1").drifts}
     for feature, value in (
         ("length", lambda answer: length_bin(answer.length)),
         ("confidence", lambda answer: confidence_bin(answer.probability)),
@@ -105,26 +105,26 @@ def test_distances_are_kolmogorov_and_smirnov_s_of_the_binned_values() -> None:
 def test_a_rare_label_that_is_not_answered_in_a_window_is_no_drift() -> None:
     before = Reference(answered=AnswerProfile(rows=2000, labels={"a": 1998, "b": 2}))
     now = LiveCounts(asked=profile(()), answered=AnswerProfile(rows=1500, labels={"a": 1500}))
-    found = moves(before, now, LIMITS, "m@1")
+    found = drifts_of(before, now, LIMITS, "m@1")
     assert [(drift.feature, drift.vanished, drift.large) for drift in found.drifts] == [("answer", ("b",), False)]
 
 
 def test_a_version_without_a_profile_of_its_answers_is_named_and_the_rest_is_compared() -> None:
     before = Reference(asked=reference(MADE_WITH).asked)
-    found = moves(before, counted(MADE_WITH).counts(), LIMITS, "m@7")
+    found = drifts_of(before, counted(MADE_WITH).counts(), LIMITS, "m@7")
     assert [drift.feature for drift in found.drifts] == ["length"]
     assert [text.partition(":")[0] for text in found.not_compared] == ["answer", "confidence", "unknown tokens"]
     assert all("m@7 was published without a profile of its answers" in text for text in found.not_compared)
-    nothing = moves(Reference(), counted(MADE_WITH).counts(), LIMITS, "m@7")
+    nothing = drifts_of(Reference(), counted(MADE_WITH).counts(), LIMITS, "m@7")
     assert not nothing.drifts
     assert "length: the lineage of m@7 has no profile of its rows" in nothing.not_compared
 
 
 def test_too_few_on_either_side_are_said_and_not_compared() -> None:
-    few = moves(reference(MADE_WITH), counted(asked(999, 1, longer=9.0)).counts(), LIMITS, "m@1")
+    few = drifts_of(reference(MADE_WITH), counted(asked(999, 1, longer=9.0)).counts(), LIMITS, "m@1")
     assert not few.drifts
     assert "length: 999 values in the window, needed are 1,000" in few.not_compared
-    small = moves(reference(asked(500, 1)), counted(asked(2000, 1, longer=9.0)).counts(), LIMITS, "m@1")
+    small = drifts_of(reference(asked(500, 1)), counted(asked(2000, 1, longer=9.0)).counts(), LIMITS, "m@1")
     assert "answer: 500 values to compare with, needed are 1,000" in small.not_compared
 
 
@@ -207,23 +207,23 @@ def verdict(**given: Any) -> LiveVerdict:
     return LiveVerdict(**(values | given))
 
 
-DRIFTED = moves(reference(MADE_WITH), counted(asked(2000, 3, longer=2.0)).counts(), LIMITS, "m@2")
+DRIFTED = drifts_of(reference(MADE_WITH), counted(asked(2000, 3, longer=2.0)).counts(), LIMITS, "m@2")
 
 
 def test_the_worst_that_was_found_is_the_verdict() -> None:
     worse = quality(counted(judged(500, 0.2)).windows, [1], OfLabels(), PUBLISHED, 0.0, 1e9, [])
     good = quality(counted(judged(500, 0.95)).windows, [1], OfLabels(), PUBLISHED, 0.0, 1e9, [])
-    same = moves(reference(MADE_WITH), counted(MADE_WITH).counts(), LIMITS, "m@2")
+    same = drifts_of(reference(MADE_WITH), counted(MADE_WITH).counts(), LIMITS, "m@2")
     cases = [
         (DRIFTED, worse, "worse"),
         (DRIFTED, good, "drifted"),
         (same, good, "quiet"),
         (same, (), "quiet"),
-        (Moves(), good, "quiet"),
-        (Moves(), (), "too_few"),
+        (Drifts(), good, "quiet"),
+        (Drifts(), (), "too_few"),
     ]
     for found, windows, what in cases:
-        concluded = verdict(moves=found, quality=windows, standard=PUBLISHED).concluded(1000)
+        concluded = verdict(drift=found, quality=windows, standard=PUBLISHED).concluded(1000)
         assert concluded.what == what
         assert concluded.reasons
 
@@ -231,14 +231,14 @@ def test_the_worst_that_was_found_is_the_verdict() -> None:
 def test_a_retraining_hears_a_finding_once_and_only_of_the_version_in_place(tmp_path: Path) -> None:
     work, m = Workspace(tmp_path), Watched("m", "champion", "s3://models at http://one")
     assert live_reasons(work, m, 2, 5) == ()
-    remember(work, m, Remembered(verdict=verdict(moves=DRIFTED)))
+    remember(work, m, Remembered(verdict=verdict(drift=DRIFTED)))
     (reason,) = live_reasons(work, m, 2, 5)
     assert reason.startswith("live drift: length: PSI")
     assert live_reasons(work, m, 2, 6) == live_reasons(work, m, 3, 5) == ()
     hear(work, m, 4)
     assert live_reasons(work, m, 2, 5)
     hear(work, m, 5)
-    remember(work, m, Remembered(verdict=verdict(moves=DRIFTED)))  # the next look finds the same
+    remember(work, m, Remembered(verdict=verdict(drift=DRIFTED)))  # the next look finds the same
     assert live_reasons(work, m, 2, 5) == ()
     (tmp_path / m.path("")).write_text("{")
     assert live_reasons(work, m, 2, 5) == ()
@@ -247,11 +247,11 @@ def test_a_retraining_hears_a_finding_once_and_only_of_the_version_in_place(tmp_
 def test_looks_at_two_aliases_or_two_registries_do_not_know_each_other(tmp_path: Path) -> None:
     work, m = Workspace(tmp_path), Watched("m", "champion", "s3://models at http://one")
     others = [m._replace(alias="canary"), m._replace(registry="s3://models at http://two"), m._replace(name="n")]
-    remember(work, m, Remembered(verdict=verdict(moves=DRIFTED), told=("drift:5:length",)))
+    remember(work, m, Remembered(verdict=verdict(drift=DRIFTED), told=("drift:5:length",)))
     for other in others:
         assert remembered(work, other) is None
         assert live_reasons(work, other, 2, 5) == ()
         assert other.event_id("drift:5:length") != m.event_id("drift:5:length")
-        remember(work, other, Remembered(verdict=verdict(moves=DRIFTED)))
+        remember(work, other, Remembered(verdict=verdict(drift=DRIFTED)))
         hear(work, other, 5)
     assert live_reasons(work, m, 2, 5)
