@@ -484,12 +484,20 @@ def rolled_back(person: Photographer) -> None:
         person.say(f"{ended.name}: {ended.state_name}, {ended.state.message}")
 
 
+def side_by_side(person: Photographer) -> None:
+    """Show all runs of the work place."""
+    person.page.size(WIDTH, 2700)
+    person.page.open(f"{person.pages}/artifacts/key/runs")
+    person.page.wait_text("Runs of")
+    person.picture("runs", 1100)
+
+
 def main() -> None:
     """Take every picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
-    steps = (finetuned, retrained, measured, merged, promoted, searched, monitored, rolled_back, forms)
+    steps = (finetuned, retrained, measured, merged, promoted, searched, monitored, rolled_back, forms, side_by_side)
     names = [step.__name__ for step in steps]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="steps; most need those before them")
     asked = parser.parse_args()
