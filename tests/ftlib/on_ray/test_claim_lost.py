@@ -45,7 +45,7 @@ with session(job.compute):
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_workers_on_ray_end_when_their_drivers_claim_was_taken_over(
-    bucket: Any, s3_endpoint: str, tmp_path: Path, ends: bool
+    bucket: Any, s3_endpoint: str, tmp_path: Path, request: pytest.FixtureRequest, ends: bool
 ) -> None:
     """The driver sleeps and its workers go on, until another machine has taken over, or is done."""
 
@@ -54,7 +54,9 @@ def test_workers_on_ray_end_when_their_drivers_claim_was_taken_over(
         own["RAY_worker_niceness"] = "0"  # by default 15, which on a busy machine is next to never
         argv = [sys.executable, "-c", ON_RAY, f"s3://{bucket.name}/work", str(tmp_path / name)]
         log = (tmp_path / f"{name}.err").open("w")
-        return subprocess.Popen(argv, env={**os.environ, **own}, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(argv, env={**os.environ, **own}, stdout=subprocess.PIPE, stderr=log, text=True)
+        request.addfinalizer(process.kill)  # also one that sleeps
+        return process
 
     def until(process: subprocess.Popen[str], step: int) -> list[str]:
         assert process.stdout
