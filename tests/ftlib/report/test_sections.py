@@ -1,4 +1,4 @@
-"""Tables of differences: which bars may be compared."""
+"""Tables of differences: which bars may be compared; of trainings: how facts are written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 
 from ftlib.evaluation.measured import Estimate
 from ftlib.evaluation.results import Difference
+from ftlib.models.checkpoint import Checkpoint
 from ftlib.report.content import Bar
-from ftlib.report.sections import differences_section
+from ftlib.report.sections import differences_section, training_section
 
 
 def difference(evaluation: str, metric: str, value: float) -> Difference:
@@ -50,3 +51,26 @@ def test_where_nothing_is_to_be_compared_there_is_no_table() -> None:
     section = differences_section([], "alpha=1", ["tune", "base"])
     assert section.lead == "alpha=1 has the very weights of tune and base: there is nothing to compare."
     assert not section.tables
+
+
+def checkpoint(phase: str, **facts: int | float | str) -> Checkpoint:
+    return Checkpoint(
+        uri="file:///checkpoint",
+        weights="weights",
+        parent=None,
+        tokenizer="tokenizer",
+        config="config",
+        phase=phase,
+        fresh_head=False,
+        labels=(),
+        parameters=2_441_728,
+        trained_parameters=2_441_728,
+        facts=facts,
+    )
+
+
+@pytest.mark.parametrize(("size", "written"), [(21_504, "21.5 kB"), (283_000_000, "283 MB")])
+def test_bytes_of_a_training_keep_digits_however_few_they_are(size: int, written: str) -> None:
+    section = training_section([checkpoint("base"), checkpoint("tune", optimizer_bytes=size)], [])
+    (row,) = (row for row in section.tables[0].rows if row.cells[0].text == "optimizer bytes")
+    assert row.cells[1].text == written
