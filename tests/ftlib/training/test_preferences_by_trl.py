@@ -261,13 +261,15 @@ class _WithoutCache:
 TEXTS, WORTH = [(0, 1, 1), (1,), (0, 0), (1, 0, 1)], [0.3, -1.0, 2.0, 0.1]
 """One prompt's answers and what they are worth: three lengths, padded with 0."""
 ASKED: dict[str, Any] = {"reward": Length(most=9), "group_size": 4, "max_new_tokens": 5, "updates": 2}
+KL: dict[str, Any] = {"beta": 0.2, "use_bias_correction_kl": False}
+"""TRL's own default weighs k3 with the ratio to the policy that drew; the paper and we do not."""
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (GRPO(normaliser="grpo", beta=0.2, **ASKED), {"loss_type": "grpo", "beta": 0.2}),
-        (GRPO(normaliser="dr_grpo", beta=0.2, **ASKED), {"loss_type": "dr_grpo", "beta": 0.2}),
+        (GRPO(normaliser="grpo", beta=0.2, **ASKED), {"loss_type": "grpo", **KL}),
+        (GRPO(normaliser="dr_grpo", beta=0.2, **ASKED), {"loss_type": "dr_grpo", **KL}),
         (GRPO(normaliser="dapo", beta=0.0, **ASKED), {"loss_type": "dapo", "beta": 0.0}),
         (RLOO(beta=0.05, **ASKED), {"beta": 0.05}),
     ],
@@ -309,6 +311,8 @@ def test_a_later_update_of_a_policy_is_trl_s(
         **{"completion_mask": mask, "advantages": torch.from_numpy(advantages), "num_items_in_batch": mask.sum()},
         **{"old_per_token_logps": old, "old_logps": old.sum(1), "ref_per_token_logps": first},
     }
+    start.save_pretrained(tmp_path / "start")
+    twin.config._name_or_path = str(tmp_path / "start")  # TRL loads a reference from there, and is given its numbers
     kind = "RLOO" if isinstance(ours, RLOO) else "GRPO"
     sizes = {"num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 5, "epsilon": 0.2}
     trainer = getattr(trl, f"{kind}Trainer")(
