@@ -126,10 +126,9 @@ def _train(plan: Plan, group: Group, signs: Heartbeat) -> Trained:
     with Curves(plan.place, plan.phase.name, active=group.is_first) as log:
         loop = (PolicyLoop if getattr(plan.phase.objective, "writes", False) else Loop)(plan, group, log)
         log.total = loop.steps
-        before = peak_memory.now(group.device) - loop.held_bytes
         with enough_memory(loop.sized, group.device):
             trained = loop.run(signs)
-    measured = peak_memory.peak(group.device) - before
+    measured = peak_memory.peak(group.device) - loop.process_bytes
     predicted = _predicted(loop) if group.is_first else {}
     return replace(trained, facts={**trained.facts, **predicted, MEASURED: measured})
 

@@ -198,6 +198,7 @@ class PhaseLoop(ABC):
         Raises TrainingError on a broken invariant, StorageError, on every rank, where a checkpoint cannot be written,
         Interrupted, behind a step whose checkpoint is whole, where somebody asked it to stop.
         """
+        self.process_bytes = self._without_model()
         try:
             return self._run(heartbeat)
         finally:
@@ -210,6 +211,7 @@ class PhaseLoop(ABC):
         if not state.step:
             heartbeat.at("in the rehearsal before step 1")
             rehearse(self.sized, self.asking, self.place)
+            self.process_bytes = self._without_model()  # with the kernels and code that a first pass loads
         peak_memory.forget_peak(self.group.device)
         self.curves.rewind(state.step)
         attempt = Attempt(state.step)
@@ -280,6 +282,10 @@ class PhaseLoop(ABC):
         gc.collect()
         self.thawing.enter(plain, step)
         self.model = self.asking.model = self.group.replicate(plain)
+
+    def _without_model(self) -> int:
+        """Return the bytes that this process holds beside the model."""
+        return peak_memory.now(self.group.device) - self.held_bytes
 
     @property
     def held_bytes(self) -> int:
