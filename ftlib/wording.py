@@ -29,7 +29,7 @@ def these(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def nearest(got: str, allowed: Iterable[str], likeness: float = 0.6) -> str | None:
+def nearest(got: str, allowed: Iterable[str], likeness: float = 0.65) -> str | None:
     """Return the name that was perhaps meant, or None if none is as like it as difflib's ratio `likeness` says."""
     return next(iter(difflib.get_close_matches(got, list(allowed), n=1, cutoff=likeness)), None)
 

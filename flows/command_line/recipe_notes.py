@@ -6,6 +6,7 @@ from pathlib import Path
 from ftlib.config import user_path
 from ftlib.errors import ModelError, RecipeError
 from ftlib.models.folder import is_hub_name, is_pinned, locate, package_folder
+from ftlib.models.reference import ModelRef
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.preflight import check_modality, check_principles, check_rewards
 from ftlib.recipe.recipe import Recipe
@@ -49,27 +50,41 @@ def _check_onto(recipe: Recipe) -> None:
 
 def model_folder(recipe: Recipe) -> Path | None:
     """Return the folder of the base model; None where a run would ask the hub for it, or would not find it."""
-    folder = user_path(recipe.model.path)
+    return _folder(recipe.model)
+
+
+def _folder(model: ModelRef) -> Path | None:
+    folder = user_path(model.path)
     if folder.is_dir():
         return folder
     try:
-        return package_folder(recipe.model.path) if recipe.model.path.startswith("package:") else None
+        return package_folder(model.path) if model.path.startswith("package:") else None
     except ModelError:
         return None
+
+
+def _absent(where: str, model: ModelRef) -> Iterator[str]:
+    """Yield a line for a model that no run would find here, nor may look for elsewhere."""
+    path = model.path
+    elsewhere = path.startswith("package:") or is_output(path) or (is_hub_name(path) and is_pinned(model.revision))
+    if elsewhere or _folder(model) is not None:
+        return
+    remedy = (
+        "a model of the hub needs revision, the commit's hash of 40 hex digits"
+        if is_hub_name(path)
+        else "give a folder, package:<module>/<folder> or a hub name"
+    )
+    yield f"{where}: {path!r} is no folder here; {remedy}"
 
 
 def notes(recipe: Recipe) -> Iterator[str]:
     """Yield a line for what a run would stop at after it has read rows or asked for the model, and other remarks."""
     yield from interpolation_remarks(recipe)
-    path, revision = recipe.model.path, recipe.model.revision
-    elsewhere = path.startswith("package:") or is_output(path) or (is_hub_name(path) and is_pinned(revision))
-    if not elsewhere and model_folder(recipe) is None:
-        remedy = (
-            "a model of the hub needs revision, the commit's hash of 40 hex digits"
-            if is_hub_name(path)
-            else "give a folder, package:<module>/<folder> or a hub name"
-        )
-        yield f"model.path: {path!r} is no folder here; {remedy}"
+    yield from _absent("model.path", recipe.model)
+    for phase in recipe.phases:
+        for name, beside in phase.beside.items():
+            if beside.model is not None:
+                yield from _absent(f"phases[{phase.name}]: {name}.model.path", beside.model)
     for name, dataset in recipe.datasets.items():
         for column in dataset.format.columns if dataset.columns else ():
             if column not in dataset.columns:

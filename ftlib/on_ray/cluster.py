@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -53,9 +54,14 @@ def check_cluster(compute: Compute, asked: Sequence[Wanted]) -> None:
 
 
 def told(cluster: str, nodes: Sequence[dict[str, float]]) -> str:
-    """Say what a cluster's nodes have."""
-    each = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
-    return f"{cluster} has {counted(len(nodes), 'node')} ({some(each, between='; ')})"
+    """Say what a cluster's nodes have, those alike together. A head that runs nothing is none of them."""
+    alike = Counter(tuple(int(node.get(kind, 0)) for kind in ("CPU", "GPU")) for node in nodes)
+    each = [
+        f"{counted(count, 'node')} of {counted(cpus, 'CPU')} and {counted(gpus, 'GPU')}"
+        for (cpus, gpus), count in alike.items()
+        if cpus or gpus
+    ]
+    return f"{cluster} has {some(each) or 'no node that runs anything'}"
 
 
 def nodes_here() -> list[dict[str, float]]:

@@ -43,7 +43,7 @@ def test_more_workers_than_the_cluster_can_give_are_refused_at_once(cluster: Clu
     run = Run(cluster, "many", "compute.workers=9")
     assert run.ends() == 2
     assert "9" in run.output
-    assert f"{len(cluster.nodes)} nodes" in run.output
+    assert f"has {len(cluster.nodes)} nodes of 1 CPU and no GPUs; lower it" in run.output
     assert keys(cluster, "many/stages/") == []
 
 

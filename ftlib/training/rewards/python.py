@@ -33,8 +33,10 @@ class Python(Bounded):
         """Return why there is no such function here, in at most one line. It imports the module."""
         try:
             self._function()
+        except ImportError as error:
+            return (f"{self.function}: {first_line(error)}; install the package that has it",)
         except (Exception, SystemExit) as error:
-            return (f"{self.function}: {type(error).__name__}: {first_line(error)}; install the package that has it",)
+            return (f"{self.function}: {type(error).__name__}: {first_line(error)}; correct the name or the module",)
         return ()
 
     def grade(self, answered: Sequence[Answered], models: Mapping[str, RewardModel]) -> list[float]:

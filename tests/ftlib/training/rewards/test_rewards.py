@@ -192,6 +192,10 @@ def test_a_function_that_is_not_installed_is_one_line() -> None:
     assert "No module named 'nowhere'" in value.misfits()[0]
     with pytest.raises(RecipeError, match="install the package that has it"):
         graded(value, [Answered("?", "a")], {})
+    for function, said in {"math:pi": "pi is no function", "math:nothing": "has no attribute 'nothing'"}.items():
+        (line,) = reward("python", function=function).misfits()
+        assert said in line
+        assert line.endswith("; correct the name or the module")
 
 
 @pytest.mark.parametrize("grades", [None, {1: 2}, [1.0], [1.0, float("inf")], [1.0, "2"]], ids=str)
