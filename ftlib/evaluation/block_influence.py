@@ -174,13 +174,20 @@ def _answer(model: nn.Module, inputs: Inputs) -> Tensor:
 
 
 @torch.inference_mode()
-def rows_per_second(models: Sequence[nn.Module], batches: Sequence[Inputs]) -> list[float]:
-    """Return how fast models answer the same rows, batch by batch in turn, after one batch that is not counted."""
+def rows_per_second(
+    models: Sequence[nn.Module], batches: Sequence[Inputs], tell: Callable[[int, int], None] = lambda done, total: None
+) -> list[float]:
+    """Return how fast models answer the same rows, batch by batch in turn, after one batch that is not counted.
+
+    `tell` hears how many of all answers are there.
+    """
     rows = sum(len(next(iter(inputs.values()))) for inputs in batches)
     seconds = [0.0] * len(models)
-    for counts, inputs in [(False, batches[0]), *((True, inputs) for inputs in batches)]:
+    rounds = [(False, batches[0]), *((True, inputs) for inputs in batches)]
+    for number, (counts, inputs) in enumerate(rounds, start=1):
         for i, model in enumerate(models):
             began = time.perf_counter()
             float(_answer(model, inputs).sum())  # waits for a GPU
             seconds[i] += counts * (time.perf_counter() - began)
+        tell(number, len(rounds))
     return [rows / max(one, 1e-9) for one in seconds]

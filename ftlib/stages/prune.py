@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.prepared import split_file
@@ -16,6 +16,15 @@ from ftlib.progress import emit, note
 from ftlib.storage.files import in_bytes
 from ftlib.training.compute import Compute
 from ftlib.workspace import Workspace, write_durably
+
+if TYPE_CHECKING:
+    from numpy import intp
+    from numpy.typing import NDArray
+
+    from ftlib.evaluation.block_influence import Inputs
+
+TIMED = 64
+"""Of how many of the rows both models are timed: a language model without a GPU takes minutes for more."""
 
 
 class PruneJob(Job):
@@ -62,14 +71,19 @@ def _build(job: PruneJob, folder: Path) -> Checkpoint:
             raise DataError(f"prune.dataset: {job.prune.dataset!r} has no training row to measure layers on")
         drawn = np.sort(np.random.default_rng(job.seed).permutation(len(split))[: job.prune.rows])
         collate, blocks = Collator.of(model), blocks_of(model, depth)
-        batches = [split.batch(drawn[places], collate).inputs for places in by_length(split.sizes[drawn], ROWS)]
+
+        def batched(rows: NDArray[intp]) -> list[Inputs]:
+            return [split.batch(rows[places], collate).inputs for places in by_length(split.sizes[rows], ROWS)]
+
+        batches = batched(drawn)
         told = influences(model, blocks, number, batches, lambda done: emit("prune", done, len(batches), "batches"))
         removed = job.prune.chosen(told.influences, told.distances)
         write_pruned(source, model_in(folder), removed)
         made = _checkpoint(job, folder)
         pruned = load(made, job.data.kind).to(device)
         check_same(model, pruned, blocks, removed, batches[0])
-        before, after = rows_per_second([model, pruned], batches)
+        timed = batched(drawn[:: max(1, len(drawn) // TIMED)])
+        before, after = rows_per_second([model, pruned], timed, lambda done, of: emit("prune", done, of, "timings"))
     sizes = [sum(p.numel() for p in one.parameters()) for one in (model, pruned)]
     stored = [sum(path.stat().st_size for path in weight_files(one)) for one in (source, model_in(folder))]
     pruning = Pruning(
