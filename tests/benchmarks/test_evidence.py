@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -328,4 +330,8 @@ def test_what_a_row_needs_is_made_once_and_a_failure_is_told(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("row", read_rows().values(), ids=lambda row: row.name)
 def test_a_row_needs_what_python_or_pip_make(row: Row) -> None:
-    assert all(command.split()[0] in ("python", "pip") for command in row.needs)
+    for program, *words in map(shlex.split, row.needs):
+        assert program in ("python", "pip")
+        if words[:3] == ["-m", "flows.command_line.main", "run"]:
+            changes = [word for flag, word in pairwise(words) if flag == "--set"]
+            assert load_recipe(ROOT / words[3], changes).publish.name in " ".join(row.needs)

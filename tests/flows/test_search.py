@@ -139,3 +139,32 @@ def test_what_breaks_is_counted_and_two_at_once_come_to_the_same(path: Path, tmp
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 5
     assert "none of 2 trials was measured" in json.loads(out)["error"]["message"]
+
+
+def test_two_searches_at_once_in_one_work_place_share_their_trials(path: Path, tmp_path: Path) -> None:
+    words = ["--sampler", "grid", "--no-publish", "--set", "search.halving=null", "--set", "search.soup=1"]
+    rates = {"one": [1e-3, 1e-2], "other": [1e-2, 1e-3, 1e-4]}
+    both = {
+        name: start("search", path, tmp_path, "--set", f"name={name}", "--try", f"{RATE}={tried}", *words)
+        for name, tried in rates.items()
+    }
+    values: dict[str, dict[float, Any]] = {}
+    for name, process in both.items():
+        out, errors = process.communicate(timeout=900)
+        assert process.returncode == 0, errors
+        outcomes = {trial["values"][RATE]: trial["outcome"] for trial in json.loads(out)["trials"]}
+        assert {outcome["state"] for outcome in outcomes.values()} == {"done"}
+        values[name] = {rate: (outcome["value"], outcome["end"]) for rate, outcome in outcomes.items()}
+    assert values["one"] == {rate: values["other"][rate] for rate in values["one"]}
+    trained = [folder for folder in (tmp_path / "stages" / "train").iterdir() if (folder / "artifact.json").exists()]
+    assert len(trained) == len(values["other"])
+
+
+@pytest.mark.ray
+def test_two_trials_at_once_on_ray_come_to_what_they_do_without_it(path: Path, tmp_path: Path) -> None:
+    words = ["--try", f"{RATE}=[1e-3, 1e-2]", "--sampler", "grid", "--no-publish", "--set", "search.halving=null"]
+    alone = finish("search", path, tmp_path / "alone", *words)
+    on_ray = ["--set", "compute.workers=1", "--at-once", "2"]
+    assert [one[:4] for one in came_to(finish("search", path, tmp_path / "ray", *words, *on_ray))] == [
+        one[:4] for one in came_to(alone)
+    ]
