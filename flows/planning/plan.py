@@ -41,7 +41,8 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     Raises RecipeError, ModelError or DataError where the run would, RecipeError for a card that is not known.
     """
     on = find_card(card) if card is not None else None
-    model, companions = find_any(recipe.model, bases(recipe, work)), found_companions(recipe, work)
+    model = find_any(recipe.model, bases(recipe, work))
+    companions = found_companions(recipe, work, model)
     if on is None:
         check_resources(recipe)
     else:

@@ -8,7 +8,8 @@ from ftlib.evaluation.reward_models import weights_of
 from ftlib.merging.siblings import find_sibling, named_apart
 from ftlib.models.adapter import Bases, find_any
 from ftlib.models.checkpoint import Checkpoint, FoundModel
-from ftlib.models.companion import check_companion
+from ftlib.models.companion import as_read_by, check_companion
+from ftlib.models.reference import ModelRef
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.training.phase import ANSWERS, CRITIC, Phase
@@ -30,17 +31,25 @@ def find_asked(recipe: Recipe) -> None:
                 raise ModelError(f"evaluations.{name}: {metric.name!r}: {error}") from error
 
 
-def found_companions(recipe: Recipe, work: Workspace) -> dict[str, dict[str, FoundModel]]:
+def found_companions(recipe: Recipe, work: Workspace, model: FoundModel) -> dict[str, dict[str, FoundModel]]:
     """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
+
+    def found(phase: Phase, name: str, ref: ModelRef) -> FoundModel:
+        companion = find_any(ref, bases(recipe, work))
+        return companion if _reads_texts(phase, name) else as_read_by(companion, model)
+
     return {
         phase.name: {
-            name: find_any(companion.model, bases(recipe, work))
-            for name, companion in phase.beside.items()
-            if companion.model
+            name: found(phase, name, companion.model) for name, companion in phase.beside.items() if companion.model
         }
         for phase in recipe.phases
         if phase.beside
     }
+
+
+def _reads_texts(phase: Phase, name: str) -> bool:
+    """Say whether a companion reads texts, by a tokenizer of its own: a reward model or a critic."""
+    return name == CRITIC or (name in phase.companions and getattr(phase.objective, "writes", False))
 
 
 def check_companions(
@@ -48,14 +57,13 @@ def check_companions(
 ) -> None:
     """Raise ModelError, before anything trains, for a companion from elsewhere that cannot be asked the model's rows.
 
-    `labels` are those that training sees, as soon as they are known. A reward model and a critic read texts, each by a
-    tokenizer of its own.
+    `labels` are those that training sees, as soon as they are known.
     """
     for phase in recipe.phases:
         found, solves = elsewhere.get(phase.name, {}), phase.tuning.asks(recipe.kind(phase))
         answers = labels if phase in recipe.answering_phases else ()
         for name, companion in found.items():
-            if name == CRITIC or (name in phase.companions and getattr(phase.objective, "writes", False)):
+            if _reads_texts(phase, name):
                 continue
             where = "answers" if name == ANSWERS else f"{'scores' if name in phase.scores else 'companions'}.{name}"
             apart = name == ANSWERS or name in solves  # has no head that answers as the model's does

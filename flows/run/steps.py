@@ -81,7 +81,8 @@ def inputs(
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
     check_registry(r)
-    model, companions = find_any(r.model, models_beside.bases(r, work)), models_beside.found_companions(r, work)
+    model = find_any(r.model, models_beside.bases(r, work))
+    companions = models_beside.found_companions(r, work, model)
     check_resources(r, model.folder, companions)
     check_prune(r, model)
     check_principles(r)

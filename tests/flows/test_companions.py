@@ -22,8 +22,9 @@ from ftlib.data.prepared import split_file
 from ftlib.errors import ModelError, RecipeError
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.open_split import open_split
+from ftlib.kinds.published_processor import settle_tokenizer
 from ftlib.models.checkpoint import Checkpoint
-from ftlib.models.folder import find_model
+from ftlib.models.folder import find_model, processor_digest
 from ftlib.models.reference import ModelRef
 from ftlib.recipe import resources
 from ftlib.recipe.file import load_recipe
@@ -102,6 +103,26 @@ def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_trains(
     with pytest.raises(ModelError, match=named):
         walk(steps(recipe, work, inputs(recipe, work)), make)
     assert {*made} == stages
+
+
+def test_a_published_version_of_the_same_base_teaches(tmp_path: Path) -> None:
+    """Publishing writes to its tokenizer's file how rows were made; the tokens are the base's."""
+    teacher = tiny_classifier(tmp_path / "teacher", LABELS, seed=3)
+    before = processor_digest(teacher)
+    settle_tokenizer(teacher, "labeled", "split")
+    assert processor_digest(teacher) != before
+    taught = {"objective": "{kind: distillation}", "scores": f"{{teacher: {{model: {{path: {teacher}}}}}}}"}
+    recipe = load_recipe(tiny_recipe(tmp_path), [f"phases.tune.{name}={value}" for name, value in taught.items()])
+    work, made = Workspace(tmp_path / "work"), list[str]()
+
+    def make(step: Step) -> Any:
+        assert step.job
+        made.append(step.job.stage)
+        return step.stage(step.job, work)
+
+    walk(steps(recipe, work, inputs(recipe, work)), make)
+    assert made.count("score") == 1
+    assert {"train", "register"} <= {*made}
 
 
 def weight_bytes(folder: Path) -> int:

@@ -226,7 +226,8 @@ def recipe(request: pytest.FixtureRequest, tiny: Path, monkeypatch: pytest.Monke
 
 
 def given(recipe: Recipe, work: Workspace) -> Inputs:
-    return Inputs(find_any(recipe.model), pinned(recipe, work), companions=models_beside.found_companions(recipe, work))
+    model = find_any(recipe.model)
+    return Inputs(model, pinned(recipe, work), companions=models_beside.found_companions(recipe, work, model))
 
 
 def run(recipe: Recipe, work: Workspace, inputs: Inputs) -> tuple[list[Asked], Outcome]:
