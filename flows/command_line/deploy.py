@@ -186,7 +186,8 @@ def _record(changes: Sequence[Change]) -> dict[str, Any]:
 
 def _facts(made: Deployed, up: State | None) -> list[str]:
     """Say what starts the deployment, and when; Prefect's own commands know no server that `reglage up` runs."""
-    lines = [f"  recipe     {made.recipe}"]
+    below = "" if is_remote(made.work) or Path(made.work).is_absolute() else ", in the folder where runs start"
+    lines = [f"  recipe     {made.recipe}", f"  work       {made.work}{below}"]
     if made.paused:
         lines.append("  paused     nothing starts it by itself; --resume")
     lines += [f"  schedule   {schedule}, {_next(schedule)}" for schedule in made.schedules]
