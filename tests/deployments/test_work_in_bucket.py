@@ -44,8 +44,8 @@ class Installation:
         return len([key for key in self.keys("registry/models/") if "/versions/" in key])
 
     def press_run(self, name: str, **parameters: object) -> str:
-        """Start a run of a deployment, as its page's button does; return its id."""
-        (there,) = self.up.api.post("/deployments/filter", json={"deployments": {"name": {"any_": [name]}}}).json()
+        """Start a run of a deployment, `flow/name`, as its page's button does; return its id."""
+        there = self.up.api.get(f"/deployments/name/{name}").raise_for_status().json()
         body = {"parameters": {**there["parameters"], **parameters}, "state": {"type": "SCHEDULED"}}
         answer = self.up.api.post(f"/deployments/{there['id']}/create_flow_run", json=body)
         assert not answer.is_error, answer.text
@@ -90,7 +90,7 @@ def test_runs_of_deployments_have_their_work_in_a_bucket(there: Installation, tm
         "deploy", str(there.recipe), "--work", there.place, "--event", "--watch", "* * * * *", "--timezone", "UTC"
     )
     assert there.place in said
-    assert there.end(there.press_run("tiny-router", overrides=[]))["name"] == "Promoted"
+    assert there.end(there.press_run("retrain/tiny-router", overrides=[]))["name"] == "Promoted"
     assert there.versions() == 1
     waited("what is there was told", lambda: there.keys("work/watch/"))
     write_jsonl(tmp_path / "more.jsonl", tiny_rows(80, seed=7))
@@ -101,11 +101,11 @@ def test_runs_of_deployments_have_their_work_in_a_bucket(there: Installation, tm
 
     long = ["phases.tune.optimizer.epochs=300", "compute.checkpoint_seconds=1"]
     asked = {"recipe": str(there.recipe), "work": there.place, "overrides": long}
-    run = there.press_run("finetune", **asked)
+    run = there.press_run("finetune/finetune", **asked)
     waited("a checkpoint", lambda: [key for key in there.keys("work/attempts/") if "/manifests/" in key])
     there.press_cancel(run)
     assert there.end(run)["type"] == "CANCELLED"
-    assert there.end(there.press_run("finetune", **asked))["type"] == "COMPLETED"
+    assert there.end(there.press_run("finetune/finetune", **asked))["type"] == "COMPLETED"
     tuned = [record for record in trained(there) if record["phase"] == "tune"]
     assert max(record["facts"]["resumed_from_step"] for record in tuned) > 0
     assert there.keys("work/attempts/") == there.keys("work/claims/") == []
@@ -121,7 +121,7 @@ def trained(there: Installation) -> list[dict[str, Any]]:
 def test_a_work_place_that_cannot_be_is_one_line_on_the_page(there: Installation) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         there.up.command("deploy", str(there.recipe), "--work", "ftp://nowhere/work")
-    run = there.press_run("finetune", recipe=str(there.recipe), work="s3://no-such-bucket/work")
+    run = there.press_run("finetune/finetune", recipe=str(there.recipe), work="s3://no-such-bucket/work")
     state = there.end(run)
     assert state["type"] == "FAILED"
     assert "no-such-bucket" in state["message"]

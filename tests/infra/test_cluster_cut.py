@@ -28,7 +28,7 @@ def test_a_machine_that_comes_back_after_its_claim_ended_takes_the_others_versio
     """Each trains by itself; the first one's link is cut until the second has taken over, and healed then."""
     put_project(cluster, second := cluster.add(1))
     cluster.kill(second)  # its disk and its network stay
-    asked = ("phases.tune.optimizer.epochs=200", *ALONE)
+    asked = ("phases.tune.optimizer.epochs=600", *ALONE)  # more than the first has trained when its claim ends
     first = Run(cluster, "returned", *asked).is_at(40)
     before = versions(cluster)
     other = Run(cluster, "returned", *asked, "name=second", machine=second)  # two of one name are refused

@@ -232,7 +232,7 @@ class BucketCheckpoints(Checkpoints):
 
     def _check_not_superseded(self) -> None:
         if self._own_place.is_superseded:
-            raise StorageError(f"{self._own_place.uri}: another attempt has begun, or is done; this one ends")
+            raise StorageError(f"{self._own_place.uri}: another attempt has begun, or is done, and writes its own")
 
     def _manifest_of(self, writing: Writing, name: str, folder: str, *, wait: bool = True) -> Manifest | None:
         """Wait until every rank's part is in the bucket; None where that was given up, or one is not and none waits.
