@@ -107,7 +107,7 @@ def test_runs_of_deployments_have_their_work_in_a_bucket(there: Installation, tm
     assert there.end(run)["type"] == "CANCELLED"
     assert there.end(there.press_run("finetune/finetune", **asked))["type"] == "COMPLETED"
     tuned = [record for record in trained(there) if record["phase"] == "tune"]
-    assert max(record["facts"]["resumed_from_step"] for record in tuned) > 0
+    assert max(record["facts"].get("resumed_from_step", 0) for record in tuned) > 0
     assert there.keys("work/attempts/") == there.keys("work/claims/") == []
     assert [path.name for path in there.home.iterdir()] == [".reglage"]  # no work folder
 
