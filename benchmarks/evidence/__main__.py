@@ -14,6 +14,7 @@ from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.row import read_rows
 from benchmarks.evidence.trial import RESULTS, MachineFailed, read_trials, run_trial
+from flows.prefect_server import TemporaryServer, user_has_server
 from ftlib.workspace import write_durably
 
 
@@ -31,6 +32,10 @@ def main() -> None:
     if unknown := sorted({*args.rows} - {*rows}):
         parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(rows)}")
     work = args.work.absolute()
+    if not args.page and not user_has_server():  # one for all runs, which would each start their own
+        server = TemporaryServer(work / "prefect-server.log")
+        server.use()
+        server.wait()
     for seed in () if args.page else args.seeds:
         for name in args.rows or rows:
             row = rows[name]
