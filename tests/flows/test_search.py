@@ -156,8 +156,8 @@ def test_two_searches_at_once_in_one_work_place_share_their_trials(path: Path, t
         assert {outcome["state"] for outcome in outcomes.values()} == {"done"}
         values[name] = {rate: (outcome["value"], outcome["end"]) for rate, outcome in outcomes.items()}
     assert values["one"] == {rate: values["other"][rate] for rate in values["one"]}
-    trained = [folder for folder in (tmp_path / "stages" / "train").iterdir() if (folder / "artifact.json").exists()]
-    assert len(trained) == len(values["other"])
+    ends = [json.loads(record.read_text()) for record in tmp_path.glob("stages/train/*/artifact.json")]
+    assert sorted(end["phase"] for end in ends) == ["probe", *(["tune"] * len(values["other"]))]
 
 
 @pytest.mark.ray
