@@ -34,13 +34,13 @@ def find_asked(recipe: Recipe) -> None:
 def found_companions(recipe: Recipe, work: Workspace, model: FoundModel) -> dict[str, dict[str, FoundModel]]:
     """Find the phases' companions that are models from elsewhere, by phase and name, in any form. Raises ModelError."""
 
-    def found(phase: Phase, name: str, ref: ModelRef) -> FoundModel:
+    def find(phase: Phase, name: str, ref: ModelRef) -> FoundModel:
         companion = find_any(ref, bases(recipe, work))
         return companion if _reads_texts(phase, name) else as_read_by(companion, model)
 
     return {
         phase.name: {
-            name: found(phase, name, companion.model) for name, companion in phase.beside.items() if companion.model
+            name: find(phase, name, companion.model) for name, companion in phase.beside.items() if companion.model
         }
         for phase in recipe.phases
         if phase.beside

@@ -179,7 +179,7 @@ def rows_per_second(
 ) -> list[float]:
     """Return how fast models answer the same rows, batch by batch in turn, after one batch that is not counted.
 
-    `tell` hears how many of all answers are there.
+    `tell` hears after each batch how many are answered, and how many there are.
     """
     rows = sum(len(next(iter(inputs.values()))) for inputs in batches)
     seconds = [0.0] * len(models)

@@ -91,18 +91,24 @@ def test_a_teacher_that_cannot_be_asked_is_refused_before_anything_trains(
     teacher = tiny_classifier(tmp_path / "teacher", labels, seed=3)
     if not stages:
         (teacher / "tokenizer_config.json").write_text('{"model_max_length": 64}')
+    made = list[str]()
+    with pytest.raises(ModelError, match=named):
+        distil(tmp_path, teacher, made)
+    assert {*made} == stages
+
+
+def distil(tmp_path: Path, teacher: Path, made: list[str]) -> None:
+    """Run a whole recipe that learns from a teacher, and tell its stages."""
     taught = {"objective": "{kind: distillation}", "scores": f"{{teacher: {{model: {{path: {teacher}}}}}}}"}
     recipe = load_recipe(tiny_recipe(tmp_path), [f"phases.tune.{name}={value}" for name, value in taught.items()])
-    work, made = Workspace(tmp_path / "work"), list[str]()
+    work = Workspace(tmp_path / "work")
 
     def make(step: Step) -> Any:
         assert step.job
         made.append(step.job.stage)
         return step.stage(step.job, work)
 
-    with pytest.raises(ModelError, match=named):
-        walk(steps(recipe, work, inputs(recipe, work)), make)
-    assert {*made} == stages
+    walk(steps(recipe, work, inputs(recipe, work)), make)
 
 
 def test_a_published_version_of_the_same_base_teaches(tmp_path: Path) -> None:
@@ -111,16 +117,7 @@ def test_a_published_version_of_the_same_base_teaches(tmp_path: Path) -> None:
     before = processor_digest(teacher)
     settle_tokenizer(teacher, "labeled", "split")
     assert processor_digest(teacher) != before
-    taught = {"objective": "{kind: distillation}", "scores": f"{{teacher: {{model: {{path: {teacher}}}}}}}"}
-    recipe = load_recipe(tiny_recipe(tmp_path), [f"phases.tune.{name}={value}" for name, value in taught.items()])
-    work, made = Workspace(tmp_path / "work"), list[str]()
-
-    def make(step: Step) -> Any:
-        assert step.job
-        made.append(step.job.stage)
-        return step.stage(step.job, work)
-
-    walk(steps(recipe, work, inputs(recipe, work)), make)
+    distil(tmp_path, teacher, made := list[str]())
     assert made.count("score") == 1
     assert {"train", "register"} <= {*made}
 

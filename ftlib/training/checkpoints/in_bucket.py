@@ -152,6 +152,7 @@ class BucketCheckpoints(Checkpoints):
         regions: Mapping[str, Any],
         copied: Callable[[], object] = lambda: None,
     ) -> None:
+        """Write this rank's part to its own disk, then what describes it, and upload both with what is still owed."""
         copied()
         folder = self._folder / self._folder_of(name)
         path, chunks = folder / part_of(self._group.rank), Chunks()

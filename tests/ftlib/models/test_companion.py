@@ -15,7 +15,7 @@ from ftlib.models.folder import processor_digest
 IMAGES = {"image_mean": [0.5, 0.5, 0.5], "size": {"height": 224, "width": 224}, "do_resize": True}
 
 
-def found(folder: Path, **files: dict[str, Any]) -> FoundModel:
+def write_model(folder: Path, **files: dict[str, Any]) -> FoundModel:
     folder.mkdir()
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
@@ -40,6 +40,9 @@ def test_what_says_how_rows_are_made_makes_no_other_inputs(
         "tokenizer": {"vocab": ["a", "b"]},
         "preprocessor_config": IMAGES,
     }
-    model, companion = found(tmp_path / "model", **files), found(tmp_path / "companion", **{**files, **changed})
+    model, companion = (
+        write_model(tmp_path / "model", **files),
+        write_model(tmp_path / "companion", **{**files, **changed}),
+    )
     assert companion.tokenizer != model.tokenizer
     assert (as_read_by(companion, model).tokenizer == model.tokenizer) == same
