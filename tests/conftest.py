@@ -35,5 +35,17 @@ def quick_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
 
     A module that is about them has a fixture of this name that does nothing.
     """
-    if (worker := sys.modules.get("ftlib.training.worker")) is not None:
+    if "torch" in sys.modules:  # which a test that trains has, and a first training would load the worker behind us
+        from ftlib.training import worker
+
         monkeypatch.setattr(worker, "predict", partial(worker.predict, passes=False))
+
+
+@pytest.fixture(autouse=True)
+def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two writers race where a registry probes its store: sixteen are half of the requests of a test on S3.
+
+    The tests of the probe call it themselves, with all of them.
+    """
+    if (registry := sys.modules.get("ftlib.registry.registry")) is not None:
+        monkeypatch.setattr(registry, "probe", partial(registry.probe, writers=2))

@@ -298,9 +298,8 @@ def started_from(pulled: Path, recipe: Recipe, work: Workspace, outcome: Outcome
     return start
 
 
-@pytest.mark.parametrize(
-    "kind", ["houlsby", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ia3", "prefix_tuning"))]
-)
+@pytest.mark.parametrize("kind", ["houlsby", "ia3", "prefix_tuning"])
+@pytest.mark.slow
 def test_a_version_by_other_adapters_is_asked_and_trained_on(tmp_path: Path, kind: str):
     fields = {"houlsby": {"width": 4}, "ia3": {"keep": "adapter"}, "prefix_tuning": {"virtual_tokens": 4}}[kind]
     recipe, work, outcome, pulled = asked_version(tmp_path, {"kind": kind, **fields})

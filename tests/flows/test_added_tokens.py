@@ -22,6 +22,7 @@ from ftlib.testing import tiny_recipe, tiny_rows, write_jsonl
 from ftlib.workspace import Workspace
 
 
+@pytest.mark.slow
 def test_added_tokens_are_learnt_mixed_and_published(tmp_path: Path) -> None:
     path = tiny_recipe(tmp_path)
     write_jsonl(tmp_path / "home.jsonl", [{**row, "text": f"<pkg> {row['text']}"} for row in tiny_rows(120)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -66,9 +66,10 @@ NAMES_KINDS = {
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
+def nodes_by_file() -> dict[str, tuple[ast.AST, ...]]:
+    """Return the nodes of every file of the library; walking them all takes seconds, so it is done once."""
     files = [file for folder in ("ftlib", "flows", "tasks") for file in (ROOT / folder).rglob("*.py")]
-    return {str(file.relative_to(ROOT)): ast.parse(file.read_text()) for file in files}
+    return {str(file.relative_to(ROOT)): tuple(ast.walk(ast.parse(file.read_text()))) for file in files}
 
 
 def home(member: type[Any]) -> str:
@@ -76,7 +77,7 @@ def home(member: type[Any]) -> str:
 
 
 def test_what_is_scanned_is_the_library() -> None:
-    assert len(trees()) > 300
+    assert len(nodes_by_file()) > 300
     assert {family: len(found) for family, found in FAMILIES.items() if len(found) < 2} == {}
     assert {home(member) for member in FAMILIES["tuning"]} == {"ftlib/training/tuning"}
 
@@ -86,20 +87,20 @@ def test_no_one_outside_a_union_s_folder_imports_its_members(family: str) -> Non
     names = {(member.__module__.rpartition(".")[0], member.__name__): home(member) for member in FAMILIES[family]}
     found = {
         (file, alias.name)
-        for file, tree in trees().items()
-        for node in ast.walk(tree)
+        for file, nodes in nodes_by_file().items()
+        for node in nodes
         if isinstance(node, ast.ImportFrom) and node.module
         for alias in node.names
         for package in (node.module, node.module.rpartition(".")[0])
         if names.get((package, alias.name), str(Path(file).parent)) != str(Path(file).parent)
     }
-    allowed = {file for file in trees() if file.startswith("ftlib/testing/")}  # rows and recipes for tests
+    allowed = {file for file in nodes_by_file() if file.startswith("ftlib/testing/")}  # rows and recipes for tests
     allowed |= {
         "ftlib/data/guess/guess.py",
         "ftlib/data/guess/annotated.py",
     }  # who propose what fits a stranger's files
     if family == "merge method":  # what interpolations are made of
-        allowed |= {*MAKES_MERGES, *(file for file in trees() if file.startswith("ftlib/merging/interpolation/"))}
+        allowed |= {*MAKES_MERGES, *(file for file in nodes_by_file() if file.startswith("ftlib/merging/interpolation/"))}
     assert {(file, name) for file, name in found if file not in allowed} == set()
 
 
@@ -107,21 +108,21 @@ def test_no_one_asks_whether_a_value_is_a_union_s_member() -> None:
     homes = {member.__name__: home(member) for found in FAMILIES.values() for member in found}
     asked = [
         f"{file}:{node.lineno}: {name.id}"
-        for file, tree in trees().items()
-        for node in ast.walk(tree)
+        for file, nodes in nodes_by_file().items()
+        for node in nodes
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass")
         for name in ast.walk(node.args[1])
         if isinstance(name, ast.Name)
         and homes.get(name.id, str(Path(file).parent)) != str(Path(file).parent)
         # the library's types of the same name
-        and name.id in imported(tree)
+        and name.id in imported(nodes)
     ]
     assert asked == []
 
 
-def imported(tree: ast.Module) -> set[str]:
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
     """Return what a module imports of ftlib, by name."""
-    found = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "")[:5] == "ftlib")
+    found = (node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "")[:5] == "ftlib")
     return {alias.asname or alias.name for node in found for alias in node.names}
 
 
@@ -131,9 +132,9 @@ def test_no_one_outside_the_table_names_a_kind() -> None:
     words |= {"ftlib/kinds/outcomes"}
     found = {
         f"{file}:{node.lineno}: {node.value}"
-        for file, tree in trees().items()
+        for file, nodes in nodes_by_file().items()
         if file not in NAMES_KINDS and str(Path(file).parent) not in words
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Constant) and node.value in kinds
     }
     others = {
@@ -244,14 +245,14 @@ def test_tunings_are_offered_by_their_words() -> None:
 
 def test_images_cost_two_lines_a_union_and_a_row_of_the_table() -> None:
     """What classifies images lies in files of its own; elsewhere its classes are named where unions are made."""
-    own = {file for file in trees() if "image" in file and "/table/" not in file}
+    own = {file for file in nodes_by_file() if "image" in file and "/table/" not in file}
     row = next(kind for kind in KINDS.values() if kind.modality == "images")
     others = {one for family in FAMILIES.values() for one in family if re.search("captioned|boxed", one.__module__)}
     joined = {one for family in FAMILIES.values() for one in family if "image" in one.__module__} - others
     names = {member.__name__ for member in (*joined, type(row.head()), row.predictor, *get_augmentations()) if member}
     lines = Counter(
         file
-        for file in trees()
+        for file in nodes_by_file()
         if file not in own
         for line in (ROOT / file).read_text().splitlines()
         if any(re.search(rf"\b{name}\b", line) for name in names)

@@ -75,7 +75,7 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 
-AT_ONCE = {"quickstart", "fresh_data", "s3_registry", "distill", "chat", "retrieval"}
+AT_ONCE = {"quickstart", "fresh_data", "s3_registry"}
 """Recipes that between them go most ways from rows to a version; the slow tier runs the others."""
 each_run = pytest.mark.parametrize(
     "path",

@@ -42,6 +42,12 @@ def stored(store: Store, folder: str) -> list[str]:
     return names
 
 
+def copy(registry: Path, store: Store) -> None:
+    """Put a registry's objects into a store: on S3 a tenth of the requests that publishing takes."""
+    for path in sorted(path for path in registry.rglob("*") if path.is_file()):
+        assert store.create(path.relative_to(registry).as_posix(), path.read_bytes())
+
+
 def damage(store: Store, path: str) -> None:
     data = bytearray(store.read(path) or b"")
     data[0] ^= 1

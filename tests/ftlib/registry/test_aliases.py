@@ -14,17 +14,24 @@ import ftlib.registry.registry as registry_module
 from ftlib.errors import ConflictError, IntegrityError, RecipeError, StorageError, TransientError
 from ftlib.registry import CHAMPION, ModelRegistry
 from ftlib.storage import LocalStore, Place, Store, open_store
-from tests.ftlib.registry.kit import Dying, child, exit_code, publish, stored
+from tests.ftlib.registry.kit import Dying, child, copy, exit_code, publish, stored
 
 LOST = 3
 """A promoter's exit code when somebody else was faster."""
 
 
-@pytest.fixture
-def registry(store: Store, tmp_path: Path) -> ModelRegistry:
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions of m."""
+    store = LocalStore(folder := tmp_path_factory.mktemp("three"))
     for key in "abc":
-        publish(store, tmp_path, key, {"a": key})
+        publish(store, tmp_path_factory.mktemp("staging"), key, {"a": key})
+    return folder
+
+
+@pytest.fixture
+def registry(three: Path, store: Store) -> ModelRegistry:
+    copy(three, store)
     return ModelRegistry(store)
 
 

@@ -13,24 +13,31 @@ from ftlib.registry.fsck import fsck
 from ftlib.retraining.file_ledger import Changes, Decision, FileLedger
 from ftlib.storage import LocalStore, Store
 from ftlib.storage.sealed_records import record_bytes
-from tests.ftlib.registry.kit import FILES, damage, publish
+from tests.ftlib.registry.kit import FILES, copy, damage, publish
 
 LEDGER = "ledgers/m/tickets"
 ENTRY = "models/m/aliases/champion/0000000{}.json"
 
 
-@pytest.fixture
-def registry(store: Store, tmp_path: Path) -> ModelRegistry:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions, the champion moved twice, two decisions about files."""
+    store = LocalStore(folder := tmp_path_factory.mktemp("whole"))
     for key in "abc":
-        publish(store, tmp_path, key, {**FILES, "key": key})
+        publish(store, tmp_path_factory.mktemp("staging"), key, {**FILES, "key": key})
     registry = ModelRegistry(store)
     registry.promote("m", "champion", 1, None, "ann", "")
     registry.promote("m", "champion", 3, 1, "ann", "")
     ledger = FileLedger(store, "m", "tickets")
     for sequence in range(2):
         ledger.append(Changes(), Decision(what="promoted"), after=sequence)
-    return registry
+    return folder
+
+
+@pytest.fixture
+def registry(whole: Path, store: Store) -> ModelRegistry:
+    copy(whole, store)
+    return ModelRegistry(store)
 
 
 def blob(registry: ModelRegistry, path: str, version: int = 2) -> str:

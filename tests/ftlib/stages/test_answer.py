@@ -153,6 +153,7 @@ def written_recipe(folder: Path) -> Path:
     return folder / "written.yaml"
 
 
+@pytest.mark.slow
 def test_a_recipe_learns_them_and_its_version_says_whose_they_are(tmp_path: Path) -> None:
     recipe, work = load_recipe(written_recipe(tmp_path)), Workspace(tmp_path / "work")
     made: dict[str, Any] = {}

@@ -76,6 +76,7 @@ def test_the_split_of_a_batch_changes_nothing(start: Checkpoint, end: Checkpoint
         torch.testing.assert_close(pieces[name], value, rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_phase_goes_on_with_them_and_a_dense_one_is_refused(end: Checkpoint, tmp_path: Path) -> None:
     again = trained(tmp_path / "again", end)
     assert (again.form, again.base, again.parent) == ("adapter", end.base, end.weights)

@@ -83,6 +83,7 @@ def test_a_kept_adapter_is_the_same_training_and_what_stock_peft_opens(start: Ch
     torch.testing.assert_close(theirs, logits(load(dense, "labeled")), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_phase_goes_on_with_the_factors_that_are_there(
     ends: dict[str, Checkpoint], data: PreparedDataset, tmp_path: Path
 ):

@@ -7,9 +7,11 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib.figure
 import pytest
 import scipy.stats
 from huggingface_hub import ModelCard
@@ -144,6 +146,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ReportJob, Workspace
     return job, work, report(job, work)
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty plots, for tests of what the page says: drawing takes most of its time."""
+
+    def blank(_: object, target: Path | StringIO, **options: object) -> None:
+        if isinstance(target, Path):
+            target.write_bytes(b"")
+        else:
+            target.write("<svg></svg>")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", blank)
+
+
 class Tags(HTMLParser):
     """Collects what a browser would see."""
 
@@ -212,7 +227,7 @@ def test_every_estimate_of_the_records_is_on_both_pages(made: tuple[ReportJob, W
             assert f"({words})" in markdown
 
 
-def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: Path) -> None:
+def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: Path, blank_figures: None) -> None:
     """All test rows have one label: scikit-learn gives nan and a warning for what is undefined here."""
     metrics = [{"kind": "auroc"}, {"kind": "mcc"}, {"kind": "f1", "label": LABELS[1]}, {"kind": "accuracy"}]
     evaluations = {"target": {"dataset": "rows", "metrics": metrics, "resamples": 100}}
@@ -366,7 +381,7 @@ def test_differences_are_those_of_the_tables(made: tuple[ReportJob, Workspace, R
     assert f"({signed(expected.low)} to {signed(expected.high)})" in row
 
 
-def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
+def test_a_model_is_not_compared_with_itself(tmp_path: Path, blank_figures: None) -> None:
     work = Workspace(tmp_path / "work")
     evaluations = recipe().model_dump(mode="json")["evaluations"]
     evaluations["old"] = {**evaluations["target"], "role": "retained"}
@@ -407,7 +422,7 @@ def test_results_are_the_rows_of_the_terminal(made: tuple[ReportJob, Workspace, 
     assert table[1][3] == interval_text(job.evidence.final[0].of("base", "target", "test").metrics["accuracy"])
 
 
-def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
+def test_forgetting_names_what_it_is_measured_against(tmp_path: Path, blank_figures: None) -> None:
     evaluations = recipe().model_dump(mode="json")["evaluations"]
     evaluations["old"] = {**evaluations["target"], "role": "retained"}
     middle = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0.5}
@@ -427,7 +442,7 @@ def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
     assert f"| old | {number(expected)} (" in part[part.index("mean KL(probe") :]
 
 
-def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp_path: Path) -> None:
+def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp_path: Path, blank_figures: None) -> None:
     work = Workspace(tmp_path / "work")
     middle = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0.5}
     job = records(tmp_path, work, recipe(select=middle))
@@ -444,7 +459,7 @@ def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp
     assert "| target |" not in part
 
 
-def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path) -> None:
+def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path, blank_figures: None) -> None:
     work = Workspace(tmp_path / "work")
     job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
     page = report(job, work)
@@ -454,7 +469,7 @@ def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_
     assert models == ["base", "probe", "chosen (tune)"] * 2
 
 
-def test_slices_come_worst_first(tmp_path: Path) -> None:
+def test_slices_come_worst_first(tmp_path: Path, blank_figures: None) -> None:
     work = Workspace(tmp_path / "work")
     job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
     tokenizer, folder = tiny_tokenizer(), tmp_path / "sliced"

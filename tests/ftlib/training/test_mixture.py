@@ -273,7 +273,7 @@ def test_mixed_batches_divide_by_the_items_of_all_parts(
     assert {"validation_loss:new", "validation_loss:replay"} <= curves.read(done.path / curves.FILE)[-1].keys()
 
 
-@pytest.mark.parametrize("mixing", [{}, {"batches": "mixed"}])
+@pytest.mark.parametrize("mixing", [pytest.param({}, marks=pytest.mark.slow), {"batches": "mixed"}])
 def test_a_mixture_that_was_stopped_goes_on_in_the_same_order(
     start: Checkpoint, parts: tuple[PreparedDataset, ...], mixing: dict[str, object], tmp_path: Path
 ) -> None:

@@ -179,6 +179,7 @@ def test_three_heads_over_one_body_learn_as_a_plain_loop_of_torch_teaches_them(
                 assert torch.allclose(now[f"bert.{name}"], value, atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_a_phase_of_one_task_moves_its_head_and_the_body_as_if_it_were_alone(
     start: Checkpoint, parts: Mapping[str, PreparedDataset], tmp_path: Path
 ) -> None:

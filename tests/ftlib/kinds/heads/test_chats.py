@@ -89,6 +89,7 @@ def test_a_pack_of_chats_learns_what_its_rows_learn_alone(data: PreparedDataset,
     assert float(ours.total) == pytest.approx(float(theirs.total), rel=1e-5)
 
 
+@pytest.mark.slow  # test_every_objective.py and test_packing.py hold it for what chats learn by
 def test_training_does_not_depend_on_the_split_of_the_batch_or_on_packing(
     data: PreparedDataset, start: Checkpoint, tmp_path: Path
 ) -> None:

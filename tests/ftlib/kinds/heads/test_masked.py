@@ -163,6 +163,7 @@ def test_it_learns_all_and_resumes_to_the_bit_and_no_split_of_a_batch_matters(ma
     assert tied.cls.predictions.decoder.weight is tied.bert.embeddings.word_embeddings.weight
 
 
+@pytest.mark.slow
 def test_an_adapter_copies_no_head_and_is_refused_one_that_is_random(made: Made, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"'lora' trains no head of masked language modelling, and the model brings "):
         train(made.job(LoRA(rank=2)), Workspace(tmp_path))

@@ -87,7 +87,7 @@ def test_the_loss_is_that_of_stock_transformers_given_labels(data: PreparedDatas
     assert float(ours.total) == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_split_is_written_as_stock_generate_writes_each_source_alone(
     data: PreparedDataset, start: Checkpoint, family: TextFamily, beams: int
 ) -> None:

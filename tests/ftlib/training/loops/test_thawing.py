@@ -190,6 +190,7 @@ def test_ended_before_the_second_group_it_is_frozen_layers(
     assert early.facts["unfrozen_groups"] == "1 of 4"
 
 
+@pytest.mark.slow
 def test_a_group_that_its_rate_cannot_move_is_refused_before_the_first_step(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:
