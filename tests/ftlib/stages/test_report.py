@@ -227,7 +227,8 @@ def test_every_estimate_of_the_records_is_on_both_pages(made: tuple[ReportJob, W
             assert f"({words})" in markdown
 
 
-def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: Path, blank_figures: None) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_what_the_test_rows_do_not_define_is_undefined_on_every_page(tmp_path: Path) -> None:
     """All test rows have one label: scikit-learn gives nan and a warning for what is undefined here."""
     metrics = [{"kind": "auroc"}, {"kind": "mcc"}, {"kind": "f1", "label": LABELS[1]}, {"kind": "accuracy"}]
     evaluations = {"target": {"dataset": "rows", "metrics": metrics, "resamples": 100}}
@@ -381,7 +382,8 @@ def test_differences_are_those_of_the_tables(made: tuple[ReportJob, Workspace, R
     assert f"({signed(expected.low)} to {signed(expected.high)})" in row
 
 
-def test_a_model_is_not_compared_with_itself(tmp_path: Path, blank_figures: None) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_a_model_is_not_compared_with_itself(tmp_path: Path) -> None:
     work = Workspace(tmp_path / "work")
     evaluations = recipe().model_dump(mode="json")["evaluations"]
     evaluations["old"] = {**evaluations["target"], "role": "retained"}
@@ -422,7 +424,8 @@ def test_results_are_the_rows_of_the_terminal(made: tuple[ReportJob, Workspace, 
     assert table[1][3] == interval_text(job.evidence.final[0].of("base", "target", "test").metrics["accuracy"])
 
 
-def test_forgetting_names_what_it_is_measured_against(tmp_path: Path, blank_figures: None) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_forgetting_names_what_it_is_measured_against(tmp_path: Path) -> None:
     evaluations = recipe().model_dump(mode="json")["evaluations"]
     evaluations["old"] = {**evaluations["target"], "role": "retained"}
     middle = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0.5}
@@ -442,7 +445,8 @@ def test_forgetting_names_what_it_is_measured_against(tmp_path: Path, blank_figu
     assert f"| old | {number(expected)} (" in part[part.index("mean KL(probe") :]
 
 
-def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp_path: Path, blank_figures: None) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp_path: Path) -> None:
     work = Workspace(tmp_path / "work")
     middle = {"rule": "fixed", "by": "shifted/accuracy", "alpha": 0.5}
     job = records(tmp_path, work, recipe(select=middle))
@@ -459,7 +463,8 @@ def test_without_old_skills_it_is_said_how_far_answers_moved_on_shifted_rows(tmp
     assert "| target |" not in part
 
 
-def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path, blank_figures: None) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_path: Path) -> None:
     work = Workspace(tmp_path / "work")
     job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
     page = report(job, work)
@@ -469,7 +474,8 @@ def test_without_interpolation_there_is_no_curve_and_the_end_is_listed_once(tmp_
     assert models == ["base", "probe", "chosen (tune)"] * 2
 
 
-def test_slices_come_worst_first(tmp_path: Path, blank_figures: None) -> None:
+@pytest.mark.usefixtures("blank_figures")
+def test_slices_come_worst_first(tmp_path: Path) -> None:
     work = Workspace(tmp_path / "work")
     job = records(tmp_path, work, recipe(interpolation={"kind": "off"}))
     tokenizer, folder = tiny_tokenizer(), tmp_path / "sliced"
