@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import override
 
-from ftlib.config import Name
 from ftlib.evaluation.judges.base import Cost, JudgeBase, Pair, Verdict
-from ftlib.evaluation.reward_models import models_of, weights_of
-from ftlib.models.reference import ModelRef
-from ftlib.training.rewards import Reward
+from ftlib.evaluation.reward_models import AsksReward, models_of, weights_of
 from ftlib.training.rewards.base import Answered
 from ftlib.training.rewards.grading import graded
-from ftlib.wording import these
 
 
-class ByReward(JudgeBase):
+class ByReward(AsksReward, JudgeBase):
     """Compares what two answers are worth. It does not see them together, so their order says nothing to it."""
 
     kind: Literal["reward"] = "reward"
-    reward: Reward
-    """What an answer is worth."""
-    models: dict[Name, ModelRef] = {}
-    """Where the reward models are that it asks, by the names it has for them."""
     tie_within: float = Field(default=0.0, ge=0.0)
     """Rewards that differ by no more are a tie."""
 
-    @model_validator(mode="after")
-    def _models_are_named(self) -> ByReward:
-        if {*self.reward.companions} != {*self.models}:
-            asks, given = these(self.reward.companions), these(self.models)
-            raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")
-        return self
-
     swaps: ClassVar[bool] = False
-
-    @property
-    @override
-    def asks(self) -> Mapping[str, ModelRef]:
-        return self.models
-
-    @override
-    def misfits(self) -> Sequence[str]:
-        return self.reward.misfits()
 
     @override
     def identity(self) -> str:

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import model_validator
 from typing_extensions import override
 
 from ftlib.config import BatchKind, Name
 from ftlib.evaluation.metrics.base import MeanOverRows
-from ftlib.evaluation.reward_models import models_of, weights_of
+from ftlib.evaluation.reward_models import AsksReward, models_of, weights_of
 from ftlib.kinds.outcomes import CompletionOutcomes
-from ftlib.models.reference import ModelRef
-from ftlib.training.rewards import Reward
 from ftlib.training.rewards.base import Answered
 from ftlib.training.rewards.grading import graded
-from ftlib.wording import these
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
 
-class MeanReward(MeanOverRows):
+class MeanReward(AsksReward, MeanOverRows):
     """Mean of a reward over what the model writes, in the reward's own unit.
 
     A model that learnt from the same reward may have found what pleases it and nothing else: measure another beside it.
     """
 
     kind: Literal["reward"] = "reward"
-    reward: Reward
-    """What an answer is worth: a checker, a model, or a sum."""
-    models: dict[Name, ModelRef] = {}
-    """Where the reward models are that it asks, by the names it has for them."""
     called: Name | None = None
     """What results, rules and gates call it behind `reward:`, where there are several."""
-
-    @model_validator(mode="after")
-    def _models_are_named(self) -> MeanReward:
-        if {*self.reward.companions} != {*self.models}:
-            asks, given = these(self.reward.companions), these(self.models)
-            raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")
-        return self
 
     reads: ClassVar[frozenset[BatchKind]] = frozenset({"completions"})
     reads_writing: ClassVar[bool] = True
@@ -70,15 +54,6 @@ class MeanReward(MeanOverRows):
         texts = zip(*outcomes.said(), outcomes.references, strict=True)
         answered = tuple(Answered(prompt, answer, gold or None, ended) for prompt, answer, ended, gold in texts)
         return np.array(_grades(self.model_dump_json(), answered))
-
-    @property
-    @override
-    def asks(self) -> Mapping[str, ModelRef]:
-        return self.models
-
-    @override
-    def misfits(self) -> Sequence[str]:
-        return self.reward.misfits()
 
     @override
     def signature(self) -> str | None:
