@@ -17,21 +17,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
 HEAD = """# Evidence
 
 What each technique shows here, on real data that packages hold and on a small machine. Every line is a claim that was
-published or that we make, with the arms that are compared on test rows that nothing was tuned on. A difference is the
-mean over seeds with the 95 % interval of the paired differences. *Does not show* stands only where the whole interval
-is below what was claimed; else *too noisy*. Failed runs are counted.
+published or that we make, with the arms that are compared on rows that nothing was tuned on: test rows, but for
+`dpo_line`, which draws a line over validation rows. A difference is the mean over seeds with the 95 % interval of the
+paired differences. *Shows*: the whole interval is above what was claimed; *does not show*: the whole interval is below
+it; *contrary*: below 0; *too noisy*: none of these; *too few seeds*: fewer than three. Failed runs are counted.
 
 ```bash
 make evidence                                    # runs what is missing, appends, and writes this page
 python -m benchmarks.evidence reward --seeds 0   # one row, one seed
 python -m benchmarks.evidence kto --threads 1    # trained in the run's own process, by one thread
-python -m benchmarks.evidence dpo --larger       # with more of its rows: hours instead of minutes
+python -m benchmarks.evidence dpo --larger       # with more of its rows: longer, at most an hour a seed
 ```
 
 Rows are `benchmarks/evidence/rows/*.yaml`, results `benchmarks/evidence/results/`: one file per row and seed, with
 machine and versions. Arms are candidates of recipes' runs, or what a script of the row measures (`measure:`); a script
 may also return points, and the page shows how well one curve explains them: R2, with its interval over seeds. A seed
-that takes longer than an hour has failed; one whose machine failed, as by a server that did not start, is run again."""
+that takes longer than an hour has failed; one whose machine failed, as by a server that did not start, is run again.
+Seconds are of the attempt that ended: stages that an earlier one had done cost it none."""
 
 
 OVERVIEW = (
@@ -120,7 +122,8 @@ def _compared(row: Row, trials: Sequence[Trial]) -> list[str]:
 def _told(trials: Sequence[Trial]) -> str:
     """Return how many runs there were, how long they took, and which failed."""
     failed = [trial for trial in trials if trial.failed]
-    ran = f"{counted(len(trials), 'run')}, {sum(trial.seconds for trial in trials) / len(trials):.0f} s each"
+    seconds = f"{sum(trial.seconds for trial in trials) / len(trials):.0f} s"
+    ran = f"{counted(len(trials), 'run')}, {seconds}{' each' * (len(trials) > 1)}"
     lost = f"; {counted(len(failed), 'run')} failed: {failed[0].failed}" if failed else ""
     return f"{ran}{lost}.\n"
 

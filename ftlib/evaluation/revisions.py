@@ -24,11 +24,12 @@ from typing_extensions import override
 from ftlib.config import Config
 from ftlib.data.conversations import Message
 from ftlib.data.formats import Format
+from ftlib.data.formats.pairs_of_answers import as_asked
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Example
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
 from ftlib.evaluation.inference import InferencePlan, Models
-from ftlib.kinds.loading import load, load_tokenizer
+from ftlib.kinds.loading import load, load_processor, load_tokenizer
 from ftlib.kinds.sampling import sample
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint, FoundModel
@@ -384,7 +385,11 @@ class _Revising(Models[list[Drafted]]):
 
     def __init__(self, plan: RevisePlan, device: torch.device) -> None:
         self._plan, self._drafter = plan, ModelWriter(plan.model, plan.layout, device)
-        self._critic = self._drafter if plan.critic is None else ModelWriter(plan.critic, plan.layout, device)
+        if plan.critic is None:
+            self._critic = self._drafter
+        else:
+            layout = as_asked(plan.layout, load_processor(plan.critic.folder))
+            self._critic = ModelWriter(plan.critic, layout, device)
 
     @override
     def answer(

@@ -40,7 +40,7 @@ class ReviseJob(Job):
     """Which model revises drafts to which prompts, by which principles and whose critique."""
 
     stage: ClassVar[str] = "revise"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     runtime: ClassVar[frozenset[str]] = frozenset({"name"})
 
     name: Name

@@ -25,7 +25,7 @@ class UpholdJob(Job):
     """Whose answers to hold against which principles."""
 
     stage: ClassVar[str] = "uphold"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     phase: Name
     before: Checkpoint

@@ -36,6 +36,7 @@ from ftlib.stages.preprocess import PreprocessJob, preprocess
 from ftlib.stages.revise import ReviseJob, revise
 from ftlib.stages.uphold import UpholdJob, uphold
 from ftlib.testing import tiny_chat_lm, tiny_rows, write_jsonl
+from ftlib.testing.models import TINY_TEMPLATE
 from ftlib.training.compute import Compute
 from ftlib.training.principles import CRITIQUE, REVISION, read_principles
 from ftlib.workspace import Workspace
@@ -309,6 +310,34 @@ def test_a_critic_that_is_content_leaves_nothing_to_learn(tmp_path: Path, monkey
     bench = Bench(tmp_path, "texts")
     with pytest.raises(DataError, match=r"no draft was revised into something else: \d+ kept; give another critic"):
         revise(bench.job(), bench.work)
+
+
+def test_another_critic_is_asked_by_its_own_chat_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, asked = Bench(tmp_path, "chats"), dict[Path, list[tuple[Turns, list[int]]]]()
+    own = TINY_TEMPLATE.replace(" : ", " says ")
+    folder = tiny_chat_lm(tmp_path / "critic", own, seed=5)
+    critic = find_model(ModelRef(path=str(folder)))
+    prompt, begin = revisions.ModelWriter.prompt, revisions.ModelWriter.__init__
+
+    def began(self: Any, model: Any, *rest: Any) -> None:
+        begin(self, model, *rest)
+        self.folder = model.folder
+
+    def kept(self: Any, turns: Turns) -> list[int]:
+        asked.setdefault(self.folder, []).append((turns, ids := prompt(self, turns)))
+        return ids
+
+    monkeypatch.setattr(revisions.ModelWriter, "__init__", began)
+    monkeypatch.setattr(revisions.ModelWriter, "prompt", kept)
+    revise(bench.job(critic=critic), bench.work)
+    assert {*asked} == {folder, bench.start.folder}
+    for at, heard in asked.items():
+        stock: Any = AutoTokenizer.from_pretrained(at)
+        for turns, ids in heard[:3]:
+            assert ids == stock.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    first, ids = asked[folder][0]
+    drafter: Any = AutoTokenizer.from_pretrained(bench.start.folder)
+    assert ids != drafter.apply_chat_template(first, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 @pytest.mark.slow
