@@ -92,7 +92,7 @@ def test_the_best_is_published_as_a_run_with_its_values_publishes_it(
     assert again["all_done_before"]
     assert again["version"]["manifest"] == record["version"]["manifest"]
     versions = ModelRegistry(LocalStore(path.parent / "registry")).versions("tiny-router")
-    assert [version.number for version in versions] == [1]
+    assert [version.version for version in versions] == [1]
     html = (work / "runs" / "tiny" / "search.html").read_text()
     assert "4 trials" in html
     assert "src=" not in html  # it loads nothing else
