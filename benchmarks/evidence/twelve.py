@@ -155,7 +155,7 @@ def _loss(model: Any, rows: Any) -> float:
 
     model.eval()
     with torch.inference_mode():
-        return float(np.mean([float(model(input_ids=some, labels=some).loss) for some in rows.split(64)]))
+        return sum(float(model(input_ids=some, labels=some).loss) * len(some) for some in rows.split(64)) / len(rows)
 
 
 def _merge(folders: Sequence[Path], out: Path, method: str, told: Mapping[str, Any]) -> None:

@@ -138,11 +138,14 @@ def _compiled(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _without_cache(model: nn.Module) -> None:
-    """Let no model keep keys and values for tokens to come: computed again, a layer would add its own twice."""
+    """Let no model keep keys and values for tokens to come while it learns: computed again, a layer adds its own twice.
+
+    Without gradients nothing is computed again, and who writes, as a policy does, reads what is kept.
+    """
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and takes(module, "use_cache"):
             module.register_forward_pre_hook(_uncached, with_kwargs=True)
 
 
 def _uncached(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "use_cache": False}
+    return args, {**kwargs, "use_cache": False} if torch.is_grad_enabled() else kwargs

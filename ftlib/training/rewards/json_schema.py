@@ -52,7 +52,10 @@ def _is_valid(validator: Any, text: str) -> bool:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return False
-    return bool(validator.is_valid(value))
+    try:
+        return bool(validator.is_valid(value))
+    except (RecursionError, ArithmeticError):  # lists in lists in lists, and numbers that no float holds
+        return False
 
 
 def _no_constant(word: str) -> None:
