@@ -220,7 +220,6 @@ def test_a_sum_asks_for_the_models_of_its_parts() -> None:
 @pytest.mark.parametrize(
     ("schema", "answer"),
     [
-        ({"type": "array", "items": {"$ref": "#"}}, "[" * 200 + "]" * 200),
         ({"multipleOf": 0.01}, "1e400"),
         ({"multipleOf": 0.01}, "9" * 401),
     ],
