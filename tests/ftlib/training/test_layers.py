@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from ftlib.errors import RecipeError, TrainingError
+from ftlib.kinds.sampling import sample
 from ftlib.testing import TextFamily, tiny_text_to_text
 from ftlib.training import layers
 from ftlib.training.compute import Checkpointing
@@ -195,3 +196,17 @@ def test_the_layers_of_an_encoder_decoder_are_those_of_both_halves(tmp_path: Pat
     expected = [layer for half in halves for layer in getattr(half, "block" if family == "t5" else "layers")]
     assert [*map(id, transformer_layers(model))] == [*map(id, expected)]
     assert len(expected) == 4
+
+
+def test_a_policy_draws_the_same_tokens_under_checkpointing() -> None:
+    """A sampler feeds one token at a time and reads what the cache keeps of those before it."""
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    prompts = [torch.tensor([2, 7, 9, 11]), torch.tensor([2, 8])]
+    asked: dict[str, Any] = {"seeds": [3, 4], "max_new_tokens": 6, "temperature": 1.0, "ends": frozenset({1})}
+    plain = [one.answer for one in sample(model, prompts, **asked)]
+    checkpoint_activations(model, "full")
+    assert [one.answer for one in sample(model, prompts, **asked)] == plain
