@@ -152,9 +152,9 @@ def test_check_remarks_on_what_a_run_would_stop_at(tiny_recipe: Path):
     }.items():
         remark = reglage("check", tiny_recipe, "--set", f"model={model}").stderr
         assert said in remark if said else here not in remark
-    teacher = "phases.tune.scores={teacher: {model: {path: models/teacher}}}"
+    teacher = "phases.tune.scores={teacher: {model: {path: models/absent}}}"
     remark = reglage("check", tiny_recipe, "--set", "phases.tune.objective.kind=distillation", "--set", teacher).stderr
-    assert f"note: phases[tune]: teacher.model.path: 'models/teacher' {here}" in remark
+    assert f"note: phases[tune]: teacher.model.path: 'models/absent' {here}" in remark
 
 
 def test_check_refuses_a_model_of_another_sense_than_the_rows(tiny_recipe: Path, tmp_path: Path):
