@@ -24,7 +24,7 @@ from typing_extensions import override
 from ftlib.config import Config
 from ftlib.data.conversations import Message
 from ftlib.data.formats import Format
-from ftlib.data.formats.pairs_of_answers import as_asked
+from ftlib.data.formats.pairs_of_answers import laid_out_for
 from ftlib.data.processor import Processor
 from ftlib.data.rows import Example
 from ftlib.evaluation.forward_pass import EVERYTHING, Share, batches_of
@@ -388,7 +388,7 @@ class _Revising(Models[list[Drafted]]):
         if plan.critic is None:
             self._critic = self._drafter
         else:
-            layout = as_asked(plan.layout, load_processor(plan.critic.folder))
+            layout = laid_out_for(plan.layout, load_processor(plan.critic.folder))
             self._critic = ModelWriter(plan.critic, layout, device)
 
     @override

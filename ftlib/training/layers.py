@@ -138,9 +138,9 @@ def _compiled(forward: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 def _without_cache(model: nn.Module) -> None:
-    """Let no model keep keys and values for tokens to come while it learns: computed again, a layer adds its own twice.
+    """Let no model keep keys and values for tokens to come: computed again, a layer would add its own twice.
 
-    Without gradients nothing is computed again, and who writes, as a policy does, reads what is kept.
+    Who asks for them and for no gradients gets them, as a policy that draws its answers: nothing is computed again.
     """
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and takes(module, "use_cache"):
@@ -148,4 +148,5 @@ def _without_cache(model: nn.Module) -> None:
 
 
 def _uncached(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {**kwargs, "use_cache": False} if torch.is_grad_enabled() else kwargs
+    writes = kwargs.get("use_cache") and not torch.is_grad_enabled()
+    return args, kwargs if writes else {**kwargs, "use_cache": False}

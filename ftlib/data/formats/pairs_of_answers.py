@@ -26,9 +26,9 @@ def pairs_of_answers(format: Format, processor: Processor) -> Format:
     return Preference(**shared, layout="chats", template=None if template is None else template.text)
 
 
-def as_asked(pairs: Format, other: Processor) -> Format:
-    """Return how a model asks another about `pairs`: in chats by the other's own template, if it has one."""
-    template: object = getattr(other.tokenizer, "chat_template", None)
+def laid_out_for(pairs: Format, processor: Processor) -> Format:
+    """Return `pairs` as another model reads them: chats by that model's own template, if it has one."""
+    template: object = getattr(processor.tokenizer, "chat_template", None)
     if isinstance(pairs, Preference) and pairs.layout == "chats" and template:
         return pairs.model_copy(update={"template": None})
     return pairs

@@ -67,7 +67,7 @@ def form_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
     if method.mixes and last.tuning.merges and not method.adds_up:
         yield (
             f"{where}, and adapters are added up; interpolation {method.kind!r} must be 'wise_ft', 'lines', 'blocks', "
-            "'soup', 'task_arithmetic' or 'off', or set keep: merged"
+            "'graft', 'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
     elif method.mixes and not last.tuning.adapter_scales:
         yield f"{where} that cannot be scaled; use interpolation: off{instead}"

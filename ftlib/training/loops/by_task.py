@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from ftlib.kinds.batch import Batch, LossSum
 from ftlib.kinds.split import PreparedSplit
+from ftlib.kinds.task_model import TaskModel
 from ftlib.training.phase import Phase
 
 
@@ -36,5 +36,21 @@ class ByTask:
         assert batch.task is not None
         objective: Any  # none of those that are told more than the batch: the recipe refuses them
         objective, weight = self._tasks[batch.task]
-        loss = objective.loss(partial(model, task=batch.task), batch)
+        loss = objective.loss(_OneTask(model, batch.task), batch)
         return replace(loss, total=weight * loss.total)
+
+
+class _OneTask:
+    """A model of several tasks as an objective asks it for one: through all that wraps it, with that task's config."""
+
+    def __init__(self, model: Any, task: str) -> None:
+        self._model, self._task = model, task
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self._model(task=self._task, **inputs)
+
+    @property
+    def config(self) -> Any:
+        """The config of the task's stock model: its labels are no other task's."""
+        models = next(module for module in self._model.modules() if isinstance(module, TaskModel))
+        return dict(models.models)[self._task].config

@@ -49,9 +49,8 @@ class Classification(Config):
         each = cross_entropy(logits, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
         right = logits.softmax(-1).gather(1, batch.targets[:, None])[:, 0]
         weights = logits.new_ones(logits.shape[1])
-        if self.label_weights:
-            for label, position in _positions(model).items():
-                weights[position] = self.label_weights.get(label, 1.0)
+        for label, position in _positions(model).items():
+            weights[position] = self.label_weights.get(label, 1.0)
         return LossSum((weights[batch.targets] * (1 - right) ** self.focus * each).sum(), len(batch.targets))
 
 

@@ -21,7 +21,7 @@ LOST = 3
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def three_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions of m."""
     store = LocalStore(folder := tmp_path_factory.mktemp("three"))
     for key in "abc":
@@ -30,8 +30,8 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(three: Path, store: Store) -> ModelRegistry:
-    copy(three, store)
+def registry(three_versions: Path, store: Store) -> ModelRegistry:
+    copy(three_versions, store)
     return ModelRegistry(store)
 
 

@@ -20,7 +20,7 @@ ENTRY = "models/m/aliases/champion/0000000{}.json"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three versions, the champion moved twice, two decisions about files."""
     store = LocalStore(folder := tmp_path_factory.mktemp("whole"))
     for key in "abc":
@@ -35,8 +35,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def registry(whole: Path, store: Store) -> ModelRegistry:
-    copy(whole, store)
+def registry(whole_registry: Path, store: Store) -> ModelRegistry:
+    copy(whole_registry, store)
     return ModelRegistry(store)
 
 

@@ -57,7 +57,7 @@ def store(bucket, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> S3Store
 
 
 def impatient(store: S3Store, deadline: float = 60.0) -> None:
-    """Let requests be repeated for half a second; their replies may take as long as on a busy machine."""
+    """Let requests be repeated for half a second; a reply may take a quarter of `deadline`, as on a busy machine."""
     store.client.deadline = deadline
     store.client.connected()  # its time-outs are a share of the deadline
     store.client.deadline = 0.5

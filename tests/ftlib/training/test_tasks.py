@@ -29,6 +29,7 @@ from ftlib.testing import tiny_classifier, tiny_prepared, tiny_rows, tiny_tagged
 from ftlib.training import curves
 from ftlib.training.compute import Compute
 from ftlib.training.loops.batches import Order
+from ftlib.training.loops.by_task import minimised
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.workspace import Workspace
@@ -177,6 +178,24 @@ def test_three_heads_over_one_body_learn_as_a_plain_loop_of_torch_teaches_them(
         for name, value in body.state_dict().items():
             if f"bert.{name}" in now and not name.endswith("key.bias"):  # it has no gradient but rounding
                 assert torch.allclose(now[f"bert.{name}"], value, atol=2e-4), name
+
+
+def test_a_task_s_labels_are_weighed_by_its_own_names(start: Checkpoint, parts: Mapping[str, PreparedDataset]) -> None:
+    """The first task's model, whose config stands for all of the body, has other labels."""
+    topic = {"kind": "classification", "focus": 2.0, "label_weights": {"sales": 3.0}}
+    phase = job_of(start, parts).phase
+    asked = Phase.model_validate({**phase.model_dump(), "tasks": {"topic": {"weight": 0.5, "objective": topic}}})
+    split = open_split(parts["topic"].path / "train.arrow", start.of_task("topic").labels, "topic")
+    model: Any = load(start, "tagged")
+    batch = split.batch(range(8), Collator.of(model.get_submodule("task:topic")))
+    ours = minimised(asked, [split]).loss(model, batch)
+    stock = AutoModelForSequenceClassification.from_pretrained(start.of_task("topic").folder).eval()
+    assert batch.targets is not None
+    chances = stock(**batch.inputs).logits.softmax(-1)[torch.arange(8), batch.targets]
+    weights = torch.ones(3)
+    weights[stock.config.label2id["sales"]] = 3.0
+    expected = 0.5 * (weights[batch.targets] * (1 - chances) ** 2 * -chances.log()).sum()
+    torch.testing.assert_close(ours.total, expected)
 
 
 @pytest.mark.slow

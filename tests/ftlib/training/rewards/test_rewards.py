@@ -16,7 +16,6 @@ from ftlib.errors import DataError, RecipeError
 from ftlib.training.rewards import Reward, process
 from ftlib.training.rewards.base import Answered, RewardBase, checked
 from ftlib.training.rewards.grading import graded
-from ftlib.training.rewards.json_schema import JsonSchema
 
 REWARDS: TypeAdapter[RewardBase] = TypeAdapter(Reward)
 
@@ -220,11 +219,12 @@ def test_a_sum_asks_for_the_models_of_its_parts() -> None:
 @pytest.mark.parametrize(
     ("schema", "answer"),
     [
+        ({"type": "array", "items": {"$ref": "#"}}, "[" * 900 + "]" * 900),
         ({"multipleOf": 0.01}, "1e400"),
         ({"multipleOf": 0.01}, "9" * 401),
     ],
 )
 def test_json_that_no_validator_can_judge_is_worth_nothing(schema: dict[str, Any], answer: str) -> None:
     """A policy writes what it likes: one odd answer ends no run."""
-    said = JsonSchema(valid_against=schema).grade([Answered("", answer, None), Answered("", "[]", None)], {})
-    assert said[0] == 0.0
+    reward = REWARDS.validate_python({"kind": "json_schema", "valid_against": schema})
+    assert reward.grade([Answered("", answer)], {}) == [0.0]
