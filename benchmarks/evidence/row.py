@@ -125,10 +125,10 @@ class Row(Config):
         compared = {one.metric for one in self.comparisons if names & {one.better, one.than}}
         return compared | {*self.stated.get(arm, ())}
 
-    def digest(self) -> str:
+    def digest(self, *, larger: bool = False) -> str:
         """Return the digest of what is measured; the words around it may change."""
         metrics = sorted({one.metric for one in self.comparisons}.union(*self.stated.values()))
-        told = [identify(self.arms), identify(metrics)]
+        told = [identify(self.arms), identify(metrics), *([identify(self.larger)] if larger else [])]
         return digest(told if self.measure is None else [*told, self.measure, identify(self.settings)])
 
 

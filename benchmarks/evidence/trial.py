@@ -65,7 +65,8 @@ def result_file(row: str, seed: int, larger: bool = False, folder: Path = RESULT
 def read_trials(row: Row, folder: Path = RESULTS) -> list[Trial]:
     """Return the results of a row as it stands, by seed."""
     texts = [path.read_text("utf-8") for path in sorted((folder / row.name).glob("*.json"))]
-    return [trial for text in texts if (trial := Trial.model_validate_json(text)).digest == row.digest()]
+    trials = [Trial.model_validate_json(text) for text in texts]
+    return [trial for trial in trials if trial.digest == row.digest(larger=trial.larger)]
 
 
 def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False, threads: int | None = None) -> Trial:
@@ -92,7 +93,7 @@ def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False, threads:
         failed, arms, points = str(error), {}, ()
     return Trial(
         row=row.name,
-        digest=row.digest(),
+        digest=row.digest(larger=larger),
         seed=seed,
         larger=larger,
         arms=arms,

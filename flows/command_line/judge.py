@@ -22,6 +22,7 @@ from ftlib.evaluation.judges.comparing import Compared, compare
 from ftlib.storage import Place
 from ftlib.urls import redacted
 from ftlib.wording import these
+from ftlib.yaml_text import read_value
 
 JUDGES: TypeAdapter[JudgeBase] = TypeAdapter(Judge)
 
@@ -91,14 +92,14 @@ def _judge(by: str) -> JudgeBase:
     """Read a judge, as YAML or of a file. Raises RecipeError, in one line, without what may be secret."""
     try:
         text = Path(by).read_text("utf-8") if not by.lstrip().startswith("{") else by
-        return JUDGES.validate_python(yaml.safe_load(text))
+        return JUDGES.validate_python(read_value(text))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "kind"
         raise RecipeError(
             f"--by: {where}: {redacted(str(first['msg']).removeprefix('Value error, '))}; see docs/judge.md"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise RecipeError(
             f"--by: {redacted(by)!r} is neither a judge in braces nor a file that holds one; give {{kind: ...}}, see "
             "docs/judge.md"

@@ -21,6 +21,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from ftlib.config import Config, user_path
 from ftlib.errors import RecipeError
+from ftlib.yaml_text import read_value
 
 VARIABLE = "REGLAGE_PRICES"
 """Names the settings file where no `--prices` does, or holds what would be in it: `{"currency": "EUR", ...}`."""
@@ -133,8 +134,8 @@ def read_prices(path: str | Path | None = None) -> Prices | None:
 
 def _parsed(text: str, whose: str) -> Prices:
     try:
-        fields: object = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        fields: object = read_value(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError(f"prices: {whose} is no YAML; see docs/cost.md") from error
     if not isinstance(fields, Mapping):
         raise RecipeError(f"prices: {whose} holds no fields; give currency and what has a price, see docs/cost.md")

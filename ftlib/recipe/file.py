@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.storage.encryption import check_one_key
 from ftlib.storage.files import meant_path
 from ftlib.wording import meant
+from ftlib.yaml_text import read_value
 
 Location = tuple[str | int, ...]
 
@@ -87,7 +88,7 @@ def _missing_packages(recipe: Recipe) -> Iterator[str]:
 def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
     """Read one YAML mapping: `what` names it to the user. Raises RecipeError that names the line."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = read_value(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         absent = isinstance(error, FileNotFoundError)
@@ -119,45 +120,6 @@ def _unshared(value: Any) -> Any:
     return value
 
 
-_PLAIN_VALUES = {
-    "bool": (r"true|false|True|False", [*"tfTF"]),
-    "null": (r"~|null|Null|", [*"~nN", ""]),
-    "int": (r"[-+]?[0-9]+", [*"-+0123456789"]),
-    "float": (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", [*"-+.0123456789"]),
-    "merge": ("<<", ["<"]),
-}
-"""What a word without quotes is: a pattern, and the characters that such a word begins with; "" is no word at all."""
-
-
-def _read_plain_values(loader: type[yaml.SafeLoader]) -> type[yaml.SafeLoader]:
-    for tag, (pattern, firsts) in _PLAIN_VALUES.items():
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), firsts)
-    # PyYAML's own constructors read 010 as 8 and 1_000 as 1000.
-    loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
-    loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
-    return loader
-
-
-@_read_plain_values
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain values, and no key twice.
-
-    YAML 1.1, PyYAML's default, reads `off` as false (so `kind: off` would be no kind), `1e-4` as a string and
-    `12:30` as 750.
-    """
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # the base class's own, not shared
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _override(data: dict[str, Any], override: str) -> None:
     """Set one `path=value`, as in phases.tune.optimizer.epochs=1.
 
@@ -168,7 +130,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not keys:
         raise RecipeError(f"{override!r} is no override; write path=value, for example phases.tune.optimizer.epochs=1")
     try:
-        value = yaml.load(text, _Loader)
+        value = read_value(text)
     except (yaml.YAMLError, RecursionError):
         raise RecipeError(f"{override!r}: {text!r} is no YAML value; quote it") from None
     parent: Any = data

@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, model_validator
 from typing_extensions import override
 
 from ftlib.config import Config
+from ftlib.yaml_text import read_value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -247,8 +248,14 @@ Domain = Annotated[Uniform | LogUniform | Integer | Choice, Field(discriminator=
 
 
 def written(value: JsonValue) -> str:
-    """Write a value as an override holds it: JSON, which a recipe's YAML reads."""
-    return value if isinstance(value, str) and value.isidentifier() else json.dumps(value)
+    """Write a value as an override holds it: a plain word where YAML reads it as text, else JSON."""
+    plain = isinstance(value, str) and value.isidentifier() and read_value(value) == value  # `true` is no text
+    return str(value) if plain else "".join(map(_escaped, json.dumps(value, ensure_ascii=False)))
+
+
+def _escaped(character: str) -> str:
+    """Escape what YAML refuses or folds in quotes; JSON's own escapes make two of a character beyond U+FFFF."""
+    return character if "\n" <= character < "\x7f" or character > "\uffff" else f"\\u{ord(character):04x}"
 
 
 def override_of(path: str, value: JsonValue) -> str:

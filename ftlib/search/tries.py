@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ftlib.errors import RecipeError
 from ftlib.search.space import Domain
+from ftlib.yaml_text import read_value
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\s*\.\.\s*({_NUMBER})(\s+log)?(?:\s+step\s+({_NUMBER}))?")
@@ -49,14 +50,9 @@ def _fields(words: str, said: str) -> dict[str, Any]:
             return {"kind": "log_uniform", **ends}
         return {"kind": "uniform", **ends, **({"step": float(step)} if step else {})}
     try:
-        values = yaml.safe_load(said)
-    except yaml.YAMLError:
+        values = read_value(said)
+    except (yaml.YAMLError, RecursionError):
         values = None
     if not isinstance(values, list):
         raise RecipeError(f"{words!r}: {said!r} is neither a range nor a list; {_FORM}")
-    return {"kind": "choice", "values": [_number(value) for value in values]}
-
-
-def _number(value: object) -> object:
-    """Read what YAML 1.1 takes for a text, as 1e-4, as the number that a recipe reads there."""
-    return float(value) if isinstance(value, str) and re.fullmatch(_NUMBER, value) else value
+    return {"kind": "choice", "values": values}

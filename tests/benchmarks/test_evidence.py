@@ -178,6 +178,8 @@ def test_what_is_stated_of_an_arm_is_read_and_told_and_compared_with_nothing() -
         {"home/accuracy"},
     )
     assert row.digest() != a_row().digest()
+    larger = a_row(larger=["split.test=0.5"])
+    assert (larger.digest(), larger.digest(larger=True) != row.digest(larger=True)) == (a_row().digest(), True)
     told = [
         trial.model_copy(update={"arms": {**trial.arms, "ours": {**trial.arms["ours"], "checkpoint/last_kl": kl}}})
         for trial, kl in zip(trials([0.8, 0.8, 0.8], [0.7, 0.7, 0.7]), (1.0, 2.5, 4.0), strict=True)

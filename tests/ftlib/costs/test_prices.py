@@ -55,7 +55,7 @@ def test_sums_are_written_with_digits_that_count(sum_, said):
         ("currency: EUR\ncpu_core_hour: -1\n", "cpu_core_hour: Input should be greater than or equal to 0, got -1"),
         ("cpu_core_hour: 1\n", "currency: Field required"),
         ("currency: EUR\ngpu_hours: {}\n", "gpu_hours: Extra inputs are not permitted"),
-        ("currency: EUR\ncpu_core_hour: .inf\n", "cpu_core_hour: Input should be a finite number"),
+        ("currency: EUR\ncpu_core_hour: 1e999\n", "cpu_core_hour: Input should be a finite number"),
         ("", "holds no fields"),
         ("a: [", "is no YAML"),
     ],

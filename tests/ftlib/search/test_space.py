@@ -11,6 +11,7 @@ from ftlib.errors import RecipeError
 from ftlib.search.search import Halving, Search
 from ftlib.search.space import Choice, Domain, Integer, LogUniform, Uniform, override_of
 from ftlib.search.tries import read_tries
+from ftlib.yaml_text import read_value
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,7 @@ from ftlib.search.tries import read_tries
         ("-3 .. 3", Integer(low=-3, high=3)),
         ("[adamw, lion]", Choice(values=("adamw", "lion"))),
         ("[1e-4, 2]", Choice(values=(1e-4, 2))),
+        ("['1e-4', 010, 12:30, off, true]", Choice(values=("1e-4", 10, "12:30", "off", True))),  # as in a recipe
         ("[{kind: full}, {kind: lora, rank: 4}]", Choice(values=({"kind": "full"}, {"kind": "lora", "rank": 4}))),
     ],
 )
@@ -108,3 +110,10 @@ def test_rungs_lie_before_the_end() -> None:
 
 def test_a_search_is_no_part_of_any_identity() -> None:
     assert Search(trials=3).digest() == Search().digest() == ""
+
+
+@given(
+    st.text(max_size=8) | st.sampled_from(["true", "null", "off", "010", "1e-4", "~"]) | st.integers() | st.booleans()
+)
+def test_an_override_is_read_as_the_value_it_was_written_for(value: Any) -> None:
+    assert read_value(override_of("p", value).partition("=")[2]) == value
