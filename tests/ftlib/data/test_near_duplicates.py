@@ -26,6 +26,8 @@ from ftlib.data.near_duplicates import (
     sketch,
 )
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
 
 @cache
 def runs(text: str) -> frozenset[str]:
@@ -94,7 +96,7 @@ def test_shingles_are_the_runs_of_each_text(rows: list[str]) -> None:
         assert len(set(hashes[offsets[i] : offsets[i + 1]].tolist())) == len(runs(text))
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.7, 0.8, 0.9, 0.95])
+@pytest.mark.parametrize("threshold", [0.6, slow(0.7), 0.8, slow(0.9), 0.95])
 def test_a_band_finds_pairs_as_often_as_theory_says(threshold: float) -> None:
     """Pairs of sets with a known Jaccard index: the share that collides is binomial around 1 - (1 - J^r)^b."""
     bands, rows = bands_and_rows(threshold)
@@ -128,7 +130,7 @@ def sketch_of(letters: list[str], threshold: float) -> list[int]:
     return [hash((band, *minima[band * rows : (band + 1) * rows])) for band in range(bands)]
 
 
-@pytest.mark.parametrize("threshold", [0.7, 0.8, 0.9])
+@pytest.mark.parametrize("threshold", [slow(0.7), 0.8, slow(0.9)])
 def test_what_is_dropped_is_near_and_what_stays_is_not(threshold: float) -> None:
     rows = texts(400, seed=3)
     held_out = set(range(0, 400, 7))

@@ -85,6 +85,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory, start: Checkpoint, data: Prep
     return {keep: trained(root, start, data, keep=keep) for keep in ("merged", "adapter")}
 
 
+@pytest.mark.slow
 def test_a_kept_adapter_is_the_same_training_without_the_merge(start: Checkpoint, ends: dict[str, Checkpoint]):
     dense, adapter = ends["merged"], ends["adapter"]
     assert losses(adapter) == losses(dense)

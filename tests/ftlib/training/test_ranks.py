@@ -204,6 +204,7 @@ def test_a_penalty_is_the_same_term_of_the_loss_on_two_ranks_as_on_one(
             np.testing.assert_allclose(said[f"{sharding} penalised"], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_is_prepared_and_companions_are_asked_alike_on_two_ranks_and_on_one(
     two_ranks: list[dict[str, list[list[float]]]],
 ) -> None:

@@ -195,6 +195,7 @@ def test_self_kl_of_an_encoder_decoder_reads_what_its_decoder_says(tmp_path: Pat
     assert ours - plain == pytest.approx(0.5 * count / answers * divergence, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_self_kl_trains_otherwise_and_resumes_to_the_bit(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:

@@ -105,7 +105,7 @@ def test_no_gradient_comes_from_the_prompt_or_the_padding(data: PreparedDataset,
         assert moved[i].tolist() == expected
 
 
-@pytest.mark.parametrize("tuning", [Full(), LoRA(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("tuning", [Full(), pytest.param(LoRA(rank=2), marks=pytest.mark.slow)], ids=["full", "lora"])
 def test_the_split_of_a_batch_does_not_change_the_loss(
     data: PreparedDataset, start: Checkpoint, tmp_path: Path, tuning: Full | LoRA
 ) -> None:
@@ -207,6 +207,7 @@ def test_shares_of_the_rows_join_to_the_whole_table(data: PreparedDataset, start
     assert both.take(order).to_parquet() == whole.to_parquet()
 
 
+@pytest.mark.slow
 def test_an_adapter_in_memory_writes_as_the_merged_weights(
     data: PreparedDataset, start: Checkpoint, tmp_path: Path
 ) -> None:

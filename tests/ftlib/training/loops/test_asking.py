@@ -143,6 +143,7 @@ def test_a_student_learns_from_a_frozen_teacher(
     assert losses(nothing)[0] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_an_adapter_is_asked_as_the_model_that_it_makes(
     models: tuple[Checkpoint, Checkpoint], data: PreparedDataset, tmp_path: Path
 ) -> None:

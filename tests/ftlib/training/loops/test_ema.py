@@ -194,6 +194,7 @@ def test_early_stopping_keeps_the_best_average(start: Checkpoint, data: Prepared
     assert float(total) / len(split) == pytest.approx(min(measured), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_of_an_adapter_the_factors_are_averaged(start: Checkpoint, data: PreparedDataset, tmp_path: Path) -> None:
     """The checkpoint is W0 + scale * mean(B) mean(A), so adapter and merged weights say the same."""
     tuning = LoRA(rank=2, alpha=8)

@@ -111,7 +111,10 @@ def test_a_run_that_goes_on_does_not_rehearse_again(plan: Plan, monkeypatch: pyt
     assert heard == []
 
 
-@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+@pytest.mark.parametrize(
+    "kind",
+    [torch.OutOfMemoryError, *(pytest.param(one, marks=pytest.mark.slow) for one in (MemoryError, RuntimeError))],
+)
 def test_too_little_memory_is_told_with_numbers_and_a_remedy(
     plan: Plan, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
