@@ -217,6 +217,8 @@ class Trying:
         step = self._step
         if not self.order.rungs or step is None or self._curve is None or not self._is_last_phase(step):
             return
+        if self.behind:  # what it showed beyond depends on when it was looked at
+            return
         self._curve.read()
         epochs = float(self.order.recipe["phases"][-1]["optimizer"]["epochs"])
         self.looks = looks_of(self._curve.records, epochs, self.order.rungs)
@@ -224,12 +226,13 @@ class Trying:
     def _judge(self) -> None:
         """Say why the trial is to end, where it is behind at a rung."""
         self._look()
-        for look, rung in zip(self.looks, self.order.rungs, strict=False):
+        for i, (look, rung) in enumerate(zip(self.looks, self.order.rungs, strict=False), 1):
             if not goes_on(look.loss, rung.before, self.order.factor):
                 self.behind = (
                     f"behind at {look.share:.0%} of its last phase: a validation loss of {look.loss:.4g} is not among "
                     f"the best 1/{self.order.factor} of the {len(rung.before) + 1} that came there"
                 )
+                self.looks = self.looks[:i]
                 return
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +32,13 @@ _NO_RESULT = {
     "search": "it says what is tried",
     "learning_curve": "it is drawn behind the choice",
     "name": "it names the run",
-    "evaluations": "trials are compared by them, so they must measure the same",
-    "select.by": "trials are compared by it, so it must be the same",
 }
-"""Fields that cannot be tried, and why."""
-_NOT_COMPARED = ("objective", "penalty", "self_kl")
-"""Fields of a phase that change what its validation loss is."""
+"""Fields that cannot be tried, and why; `_apart` says of which others."""
+_OF_THE_LOSS = (
+    *("objective", "penalty", "self_kl", "tasks", "companions", "scores"),
+    *("dataset", "mixture", "mixing", "answers", "principles"),
+)
+"""Fields of a phase that change what its validation loss is, or of which rows."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +150,40 @@ class Searched:
             if plain == field or plain.startswith(f"{field}."):
                 yield f"search.space: {path}: {why}; take it out"
                 return
-        if plain.startswith("datasets.") and ".split" in plain:
-            yield f"search.space: {path}: trials are measured on those rows, so they must be the same; take it out"
-            return
         for value in self.search.space[path].corners():
             try:
-                self.of({path: value})
+                tried = self.of({path: value})
             except RecipeError as error:
                 for line in str(error).splitlines():
                     yield f"search.space: {override_of(path, value)}: {line.removeprefix(f'{self.path}: ')}"
                 return
+            if why := self._apart(tried):
+                yield f"search.space: {path}: {why}; take it out"
+                return
+
+    def _apart(self, tried: Recipe) -> str | None:
+        """Say why a trial's numbers could not be held against those of others, by whatever path it came to differ."""
+        base = self.recipe
+        if tried.evaluations != base.evaluations:
+            return "trials are compared by `evaluations`, so they must measure the same"
+        if tried.select.by != base.select.by:
+            return "trials are compared by `select.by`, so it must be the same"
+        if {name: of.split for name, of in tried.datasets.items()} != {
+            name: of.split for name, of in base.datasets.items()
+        }:
+            return "trials are measured on the rows of a split, so they must be the same"
+        if any(of.source != base.datasets[name].source for name, of in tried.datasets.items()):
+            return "a search reads what the recipe's sources list when it begins, so they must be the same"
+        return None
+
+    def _loss_apart(self, tried: Recipe) -> bool:
+        """Say whether a trial's last phase is validated by another loss, or on other rows or tokens."""
+        one, other = self.recipe.phases[-1], tried.phases[-1]
+        read = [
+            (r.model, r.added_tokens, {name: of.format for name, of in r.datasets.items()})
+            for r in (self.recipe, tried)
+        ]
+        return read[0] != read[1] or any(getattr(one, name) != getattr(other, name) for name in _OF_THE_LOSS)
 
     def _soup_misfits(self) -> Iterator[str]:
         """Say why the best trials' ends could not be averaged; it would be said behind the last trial."""
@@ -180,26 +206,33 @@ class Searched:
                 f"search.halving: {where} is measured first at its end; raise its evaluations_per_epoch, which is "
                 f"{last.evaluations_per_epoch}, so that it is measured on the way"
             )
-        changing = [path for path in self.search.space if {*_NOT_COMPARED} & {*path.replace("[", ".").split(".")}]
+        changing: list[str] = []
+        for path, domain in self.search.space.items():
+            with suppress(RecipeError):  # which is said of the path itself
+                if any(self._loss_apart(self.of({path: value})) for value in domain.corners()):
+                    changing.append(path)
         if changing:
             yield (
                 f"search.halving: {some(changing)} changes what a validation loss is, so trials cannot be compared by "
                 "it; take one of them out"
             )
 
-    def identity(self, model: str, files: object, forgotten: object) -> dict[str, object]:
+    def identity(self, models: object, files: object, forgotten: object) -> dict[str, object]:
         """Return what decides what trials come to, beside the search: all but where it runs and what becomes of it."""
         left_out = {"compute", "encryption", "publish", "retrain", "search", "learning_curve", "name", "model"}
         fields = [name for name in type(self.recipe).model_fields if name not in left_out]
         parts = {name: identify(getattr(self.recipe, name)) for name in fields}
-        return {**parts, "model": model, "files": files, "forgotten": forgotten}
+        return {**parts, "model": models, "files": files, "forgotten": forgotten}
 
 
 def study_of(asked: Searched, given: Inputs) -> str:
     """Return the name of the study that a search is."""
     files = {name: [identify(one) for one in files] for name, files in given.files.items()}
     forgotten = [repr(request) for request in given.forgotten]
-    return study_key(asked.search, asked.metric, asked.identity(given.model.digest(), files, forgotten))
+    beside = [given.onto, *(model for of_phase in given.companions.values() for model in of_phase.values())]
+    digests = [model.digest() for model in (given.model, *beside) if model]
+    models = digests if digests[1:] else digests[0]
+    return study_key(asked.search, asked.metric, asked.identity(models, files, forgotten))
 
 
 def _at(data: Any, path: str) -> object:

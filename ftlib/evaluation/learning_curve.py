@@ -116,11 +116,11 @@ def extrapolate(
     resamples = sign * np.stack(
         [_over_seeds(size, np.stack([*of_seeds]), resampling.seed) for size, of_seeds in enumerate(drawn)], axis=1
     )
-    resamples = resamples[~np.isnan(resamples).any(axis=1)]
     measured = [
-        resampling.interval(float(sign * mean), sign * of_size)
+        resampling.interval(float(sign * mean), sign * of_size[~np.isnan(of_size)])
         for mean, of_size in zip(means, resamples.T, strict=True)
     ]
+    resamples = resamples[~np.isnan(resamples).any(axis=1)]  # a law takes a draw's value at every size
     if len({*rows}) < LEAST:
         sizes = ", ".join(f"{count:,}" for count in dict.fromkeys(rows))
         few = f"all shares together have {sizes} rows, and a curve takes {LEAST} sizes"

@@ -37,34 +37,37 @@ def _cells(evidence: Evidence) -> Iterator[Measured]:
     yield from (cell for report in reports for cell in report.measured if cell.candidate == chosen)
 
 
+def _rows(evidence: Evidence, work: Workspace) -> Counter[tuple[str, str]]:
+    """Return how many rows of one label each the chosen model was asked, by dataset and split."""
+    load, evaluations = tables_in(work), evidence.recipe.evaluations
+    rows: Counter[tuple[str, str]] = Counter()
+    for cell in _cells(evidence):
+        if isinstance(load(cell), LabelOutcomes):
+            rows[evaluations[cell.evaluation].dataset, cell.split] = cell.rows
+    return rows
+
+
 def suspects_line(evidence: Evidence, work: Workspace) -> str | None:
     """Return what a run's end says of suspects; None where there are none, or more than one row in twenty.
 
     So many say more of the model than of the labels; the page has them.
     """
-    found = found_suspects(evidence, work) or []
-    rows = sum(
-        {(evidence.recipe.evaluations[c.evaluation].dataset, c.split): c.rows for c in _cells(evidence)}.values()
-    )
+    found, rows = found_suspects(evidence, work) or [], _rows(evidence, work).total()
     return f"{counted(len(found), 'row')} of {rows:,} may have a wrong label" if 0 < len(found) <= rows / 20 else None
 
 
 def suspects_section(evidence: Evidence, work: Workspace) -> Section | None:
     """Return how many labels may be wrong, and the ids of the likeliest; None where rows have not one label each."""
-    load, evaluations = tables_in(work), evidence.recipe.evaluations
     if (found := found_suspects(evidence, work)) is None:
         return None
-    rows: Counter[tuple[str, str]] = Counter()
-    for cell in _cells(evidence):
-        if isinstance(load(cell), LabelOutcomes):
-            rows[evaluations[cell.evaluation].dataset, cell.split] = cell.rows
+    rows = _rows(evidence, work)
     by_place = Counter((one.dataset, one.split) for one in found)
     places = [
         Row([Cell(dataset), *texts(split, count, by_place[dataset, split], f"{by_place[dataset, split] / count:.1%}")])
         for (dataset, split), count in rows.items()
     ]
     lead = (
-        f"{counted(len(found), 'row')} of {sum(rows.values()):,} may have a wrong label: the chosen model did not "
+        f"{counted(len(found), 'row')} of {rows.total():,} may have a wrong label: the chosen model did not "
         "train on them, and is as sure of another label as of that one where it is given. A model that is often wrong "
         f"suspects right labels, too: look before you change any. All ids are in {FILE}, beside this page."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from ftlib.config import Config
@@ -48,7 +49,7 @@ def looks_of(records: Iterable[Mapping[str, float | int]], epochs: float, asked:
         (float(record["epoch"]) / epochs, int(record["step"]), sign * float(record[name]))
         for record in records
         for name, sign in WATCHED.items()
-        if name in record
+        if math.isfinite(record.get(name, math.nan))  # a training that breaks says so in its next step
     ]
     found: list[Look] = []
     for rung in asked:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from itertools import islice, product
 from math import prod
 from typing import TYPE_CHECKING, cast
 
@@ -70,19 +69,16 @@ def propose(
         return dict(own)
     study = _study(search, number, told, running, maximize=maximize)
     asked = study.ask({path: domain.distribution() for path, domain in search.space.items()})
-    return {path: _rounded(search, path, cast("Point", point)) for path, point in asked.params.items()}
+    return {path: search.space[path].rounded(cast("Point", point)) for path, point in asked.params.items()}
 
 
 def _of_grid(search: Search, number: int) -> dict[str, Point]:
-    points = product(*(domain.every() or () for domain in search.space.values()))
-    return dict(zip(search.space, next(islice(points, number, None)), strict=True))
-
-
-def _rounded(search: Search, path: str, point: Point) -> Point:
-    """Return the point of the value that is tried, which has fewer digits."""
-    domain = search.space[path]
-    tried = domain.point(domain.value(point))
-    return point if tried is None else tried
+    found: dict[str, Point] = {}
+    for path, domain in reversed(search.space.items()):  # the last field's values change fastest
+        every = domain.every() or ()
+        number, place = divmod(number, len(every))
+        found[path] = every[place]
+    return {path: found[path] for path in search.space}
 
 
 def _study(

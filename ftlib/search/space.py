@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -42,8 +43,12 @@ class DomainBase(Config, ABC):
         """Return the values that the recipe is held against at first: both ends and one between, or all."""
 
     @abstractmethod
-    def every(self) -> tuple[Point, ...] | None:
+    def every(self) -> Sequence[Point] | None:
         """Return all points, in order; None where there are as many as there are numbers."""
+
+    def rounded(self, point: Point) -> Point:
+        """Return the point that is tried where a sampler proposes one."""
+        return point
 
     @abstractmethod
     def distribution(self) -> BaseDistribution:
@@ -77,6 +82,10 @@ class _Range(DomainBase, ABC):
 
     @override
     def value(self, point: Point) -> JsonValue:
+        return float(point)
+
+    @override
+    def rounded(self, point: Point) -> Point:
         return min(self.high, max(self.low, float(f"{point:.{DIGITS}g}")))
 
     @override
@@ -91,7 +100,7 @@ class _Range(DomainBase, ABC):
         return (self.low, inner, self.high)
 
     @override
-    def every(self) -> tuple[Point, ...] | None:
+    def every(self) -> Sequence[Point] | None:
         return None
 
 
@@ -102,10 +111,18 @@ class Uniform(_Range):
     step: float | None = Field(default=None, gt=0.0)
     """Only `low`, `low + step` and so on; null: any number."""
 
+    most: ClassVar[int] = 1_000_000
+
+    @model_validator(mode="after")
+    def _has_steps(self) -> Uniform:
+        if self.step is not None and (self.high - self.low) / self.step >= self.most:
+            raise ValueError(f"step: {self.step:g} makes over {self.most:,} values; leave it out for any number")
+        return self
+
     @override
-    def value(self, point: Point) -> JsonValue:
+    def rounded(self, point: Point) -> Point:
         if self.step is None:
-            return super().value(point)
+            return super().rounded(point)
         return float(f"{self.low + round((point - self.low) / self.step) * self.step:.12g}")
 
     @override
@@ -114,7 +131,7 @@ class Uniform(_Range):
         return (self.low, self.value(points[-1])) if points else super().corners()
 
     @override
-    def every(self) -> tuple[Point, ...] | None:
+    def every(self) -> Sequence[Point] | None:
         if self.step is None:
             return None
         count = math.floor((self.high - self.low) / self.step + 1e-9)
@@ -123,7 +140,7 @@ class Uniform(_Range):
     @override
     def point(self, value: object) -> Point | None:
         point = super().point(value)
-        return point if point is None or self.value(point) == point else None
+        return point if point is None or self.step is None or self.rounded(point) == point else None
 
     @override
     def distribution(self) -> BaseDistribution:
@@ -193,8 +210,12 @@ class Integer(DomainBase):
         return (self.low, range(self.low, self.high + 1, self.step)[-1])
 
     @override
-    def every(self) -> tuple[Point, ...] | None:
-        return tuple(range(self.low, self.high + 1, self.step))
+    def every(self) -> Sequence[Point] | None:
+        return range(self.low, self.high + 1, self.step)
+
+    @override
+    def rounded(self, point: Point) -> Point:
+        return round(point)
 
     @override
     def distribution(self) -> BaseDistribution:
@@ -216,7 +237,7 @@ class Choice(DomainBase):
     def _is_a_choice(self) -> Choice:
         if len(self.values) < self.least:
             raise ValueError(f"values: at least {self.least} to choose from, got {len(self.values)}")
-        said = [json.dumps(value, sort_keys=True) for value in self.values]
+        said = [_said(value) for value in self.values]
         if twice := sorted({one for one in said if said.count(one) > 1}):
             raise ValueError(f"values: {', '.join(twice)} is there twice; take one out")
         return self
@@ -227,15 +248,16 @@ class Choice(DomainBase):
 
     @override
     def point(self, value: object) -> Point | None:
-        return self.values.index(value) if value in self.values else None  # pyright: ignore[reportArgumentType]
+        said = [_said(one) for one in self.values]  # Python takes 1 and true for one value
+        return said.index(_said(value)) if _said(value) in said else None
 
     @override
     def corners(self) -> tuple[JsonValue, ...]:
         return self.values
 
     @override
-    def every(self) -> tuple[Point, ...] | None:
-        return tuple(range(len(self.values)))
+    def every(self) -> Sequence[Point] | None:
+        return range(len(self.values))
 
     @override
     def distribution(self) -> BaseDistribution:
@@ -245,6 +267,10 @@ class Choice(DomainBase):
 
 
 Domain = Annotated[Uniform | LogUniform | Integer | Choice, Field(discriminator="kind")]
+
+
+def _said(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def written(value: JsonValue) -> str:

@@ -1,5 +1,7 @@
 """The trials of one search in a work place: a file each, written when a trial is over, and read by whoever goes on.
 
+One whose process failed says nothing of its values: it is tried again by whoever goes on.
+
     runs/<recipe name>/search/<study>/trial-0003.json
 
 The study's name says what was searched and on which rows, so that a search which asks for more trials goes on, and one
@@ -16,7 +18,7 @@ from ftlib.fingerprint import digest, identify
 from ftlib.search.search import Search
 from ftlib.search.space import Point
 from ftlib.search.trial import Outcome, Trial
-from ftlib.workspace import Workspace, add
+from ftlib.workspace import Workspace, add, overwrite
 
 
 def study_key(search: Search, metric: str, asked: Mapping[str, object]) -> str:
@@ -38,7 +40,9 @@ class Study:
         """Open the study of a recipe's search, with the trials that earlier attempts at it have finished."""
         self._work, self._folder = work, f"runs/{recipe}/search/{key}"
         self._search = search
-        self.trials: dict[int, Trial] = {trial.number: trial for trial in self._read()}
+        found = {trial.number: trial for trial in self._read()}
+        self.trials = {number: trial for number, trial in found.items() if trial.outcome.state != "failed"}
+        self._again = found.keys() - self.trials.keys()
 
     def _read(self) -> Iterator[Trial]:
         for name in self._work.names(self._folder):
@@ -61,7 +65,8 @@ class Study:
             outcome=outcome,
             finished=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
         )
-        add(self._work, f"{self._folder}/trial-{number:04d}.json", trial.model_dump_json(indent=1).encode())
+        keep = overwrite if number in self._again else add
+        keep(self._work, f"{self._folder}/trial-{number:04d}.json", trial.model_dump_json(indent=1).encode())
         self.trials[number] = trial
         return trial
 

@@ -112,9 +112,9 @@ class _Joined:
         self._names = _names(told.categories, uri)
         self._of_image: Mapping[Any, list[tuple[int, _Annotation]]] = defaultdict(list)
         for number, one in enumerate(told.annotations, 1):
-            self._of_image[_key(one.image_id)].append((number, one))
-        self._ids = Counter(_key(one.id) for one in told.images)
-        self._annotation_ids = Counter(_key(one.id) for one in told.annotations if one.id is not None)
+            self._of_image[key(one.image_id)].append((number, one))
+        self._ids = Counter(key(one.id) for one in told.images)
+        self._annotation_ids = Counter(key(one.id) for one in told.annotations if one.id is not None)
 
     def rows(self, row_bytes: int) -> Iterator[Row | BadRow]:
         """Yield every image, then each annotation that belongs to none."""
@@ -128,7 +128,7 @@ class _Joined:
 
     def _row(self, number: int, one: _Image, row_bytes: int) -> Row | BadRow:
         """Make a row of an image and its annotations, or say why it is none."""
-        of_image = self._of_image.get(_key(one.id), [])
+        of_image = self._of_image.get(key(one.id), [])
         size = len(msgspec.json.encode([one, [told for _, told in of_image]]))
 
         def bad(reason: BadReason, detail: str) -> BadRow:
@@ -136,7 +136,7 @@ class _Joined:
 
         if not _is_id(one.id):
             return bad("odd_id", f"images[{number - 1}] has the id {_shown(one.id)}, needed is a whole number")
-        if (times := self._ids[_key(one.id)]) > 1:
+        if (times := self._ids[key(one.id)]) > 1:
             return bad("odd_id", f"{times} images have the id {_shown(one.id)}; none can be told whose boxes are whose")
         if size > row_bytes:
             return bad("too_large", f"{size} bytes with its boxes, allowed {row_bytes}; raise limits.row_bytes")
@@ -145,14 +145,14 @@ class _Joined:
             if wrong := self._wrong(place - 1, told):
                 return bad(*wrong)
             crowd: dict[str, Value] = {"crowd": True} if told.iscrowd else {}
-            boxes.append({"label": self._names[_key(told.category_id)], "box": told.bbox, **crowd})
+            boxes.append({"label": self._names[key(told.category_id)], "box": told.bbox, **crowd})
         return Row(self._uri, number, size, {"image": one.file_name, "boxes": boxes, "path": one.file_name})
 
     def _wrong(self, place: int, told: _Annotation) -> tuple[BadReason, str] | None:
         """Return why an image with such an annotation is no row: without it, it would teach that nothing is there."""
-        if told.id is not None and (times := self._annotation_ids[_key(told.id)]) > 1:
+        if told.id is not None and (times := self._annotation_ids[key(told.id)]) > 1:
             return "odd_id", f"annotations[{place}] has the id {_shown(told.id)}, as {times - 1} more have"
-        if _key(told.category_id) not in self._names:
+        if key(told.category_id) not in self._names:
             shown = f"annotations[{place}] is of category {_shown(told.category_id)}"
             return "unknown_category", f"{shown}, which categories do not have"
         if told.iscrowd not in (0, 1, None):
@@ -166,18 +166,18 @@ class _Joined:
 
 def _names(categories: Sequence[_Category], uri: str) -> Mapping[Any, str]:
     """Return the names of categories by id. Raises DataError where two have one id or one name."""
-    for what, found in (("id", [_key(one.id) for one in categories]), ("name", [one.name for one in categories])):
+    for what, found in (("id", [key(one.id) for one in categories]), ("name", [one.name for one in categories])):
         if again := next((value for value, times in Counter(found).items() if times > 1), None):
             shown = again[1] if isinstance(again, tuple) else again
             raise DataError(f"{uri}: two categories have the {what} {_shown(shown)}; give each its own")
-    return {_key(one.id): one.name for one in categories}
+    return {key(one.id): one.name for one in categories}
 
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _key(value: Any) -> tuple[str, Any]:
+def key(value: Any) -> tuple[str, Any]:
     """Return what tells ids apart: 1 is neither "1" nor true."""
     return type(value).__name__, value if _is_id(value) else str(value)
 

@@ -74,9 +74,12 @@ def test_what_is_searched_changes_no_fingerprint(tiny_recipe: Path, tmp_path: Pa
         ("retrain.margin=0.1..0.2", "when to train"),
         ("search.trials=1..2", "what is tried"),
         ("encryption.kms_key=[a, b]", "changes no result"),
-        ("evaluations.home.resamples=10..20", "must measure the same"),
+        ("evaluations.home.resamples=100..200", "must measure the same"),
         ("datasets.home.split.test=0.1..0.2", "must be the same"),
         ("select.by=[home/accuracy, away/accuracy]", "must be the same"),
+        ("select=[{rule: best, by: home/accuracy}, {rule: best, by: away/accuracy}]", "must be the same"),
+        ("datasets.home.split=[{by: random, validation: 0.3}, {by: random, validation: 0.4}]", "must be the same"),
+        ("datasets.home.source.path=[a.jsonl, b.jsonl]", "list when it begins"),
         (f"{EPOCHS}=0..3", "greater than 0"),
         ("phases.tune.optimizer.batch_size=1.0..9.0", "valid integer"),
         ("phases.tune.tuning.kind=[full, lorra]", "did you mean 'lora'"),
@@ -131,6 +134,18 @@ def test_a_search_for_nothing_or_by_nothing_is_refused(tiny_recipe: Path) -> Non
             ("phases.tune.evaluations_per_epoch=4",),
             "changes what a validation loss is",
         ),
+        (
+            "phases=[[{name: tune, dataset: home, objective: {kind: classification, focus: 1}, tuning: {kind: full}, "
+            "evaluations_per_epoch: 4}], [{name: tune, dataset: home, objective: {kind: classification}, "
+            "tuning: {kind: full}, evaluations_per_epoch: 4}]]",
+            ("phases.tune.evaluations_per_epoch=4", "interpolation={kind: off}"),
+            "changes what a validation loss is",
+        ),
+        (
+            "datasets.home.format.max_tokens=8..16",
+            ("phases.tune.evaluations_per_epoch=4",),
+            "changes what a validation loss is",
+        ),
     ],
 )
 def test_halving_needs_losses_on_the_way_that_can_be_compared(
@@ -148,6 +163,13 @@ def test_the_recipes_own_values_are_points_where_the_space_has_them(tiny_recipe:
         "phases.tune.tuning": 1,
     }
     assert asked(tiny_recipe, f"{RATE}=1e-5..1e-4 log").own is None
+
+
+def test_the_recipes_own_value_is_tried_to_its_last_digit(tiny_recipe: Path) -> None:
+    searched = asked(tiny_recipe, f"{RATE}=1e-5..1e-2 log", overrides=(f"{RATE}=3.16228e-5",))
+    assert searched.own is not None
+    values = {path: searched.search.space[path].value(point) for path, point in searched.own.items()}
+    assert searched.of(values) == searched.recipe
     assert asked(tiny_recipe, "phases[-1].optimizer.epochs=1..3").own == {"phases[-1].optimizer.epochs": 1}
 
 
