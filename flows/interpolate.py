@@ -51,11 +51,12 @@ def interpolate(
 
     Args:
         checkpoints: Versions as name@3, or model folders that the worker sees. The first is the start, the second
-            the fine-tune, whose config and tokenizer the result has; more are other fine-tunes of the first.
+            the fine-tune, whose config and tokenizer the result has; more are other fine-tunes of the first. Of graft
+            the third is the instruct model, whose config and tokenizer the result has.
         out: The folder to make, which the worker can write, or s3://bucket/folder. It must not hold anything.
         method: How they are merged. Lerp is the straight line between two.
         alpha: Only for lerp and slerp, which need it. 0 is the first checkpoint, 1 the second.
-        scale: Only for task_arithmetic, ties and dare, where it is times the task vectors.
+        scale: Only for task_arithmetic, ties, dare and graft, where it is times what training did.
         options: Another number of the method, as name=value, for example density=0.3.
         as_adapter: The second is an adapter of the first. Write it scaled to alpha, not merged weights.
         max_shard_mb: Make new shards of at most this size; the second checkpoint's if empty.

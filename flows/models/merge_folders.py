@@ -107,6 +107,10 @@ def kernel_of(method: str, count: int, numbers: dict[str, Any]) -> Kernel:
     given = METHODS[method].usual(count) | {name: value for name, value in numbers.items() if value is not None}
     if METHODS[method].pair and count != 2:
         raise RecipeError(f"method {method} takes two checkpoints, got {count}; `average` and others take more")
+    if count < (least := METHODS[method].least_checkpoints):
+        raise RecipeError(
+            f"method {method} takes at least {least} checkpoints, got {count}; name another fine-tune of A"
+        )
     if (strangers := METHODS[method].strangers) and count != 2 + strangers:
         raise RecipeError(f"method {method} takes {2 + strangers} checkpoints, BASE TUNED INSTRUCT, got {count}")
     form, data = TypeAdapter[Kernel](Merge), {**given, "kind": method}

@@ -102,7 +102,7 @@ def _write_sum(candidate: Candidate, out: Path, spans: Mapping[str, TensorSpan])
     adapters = [i for i, part in enumerate(parts) if part.form == "adapter"]
     first = read[adapters[0]]
     for i in adapters[1:]:
-        odd = sorted(first.keys() ^ read[i].keys()) or [name for name in first if ".lora_embedding_" in name]
+        odd = sorted(first.keys() ^ read[i].keys())
         odd += [name for name in first if not odd and ".lora_" not in name and first[name].shape != read[i][name].shape]
         if odd:
             raise ModelError(
@@ -113,9 +113,9 @@ def _write_sum(candidate: Candidate, out: Path, spans: Mapping[str, TensorSpan])
     made: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for name, like in first.items():
-        if ".lora_A." in name:
+        if ".lora_A." in name or name.endswith(".lora_embedding_A"):
             made[name] = torch.cat([read[i][name].to(like.dtype) for i in adapters])
-        elif ".lora_B." in name:
+        elif ".lora_B." in name or name.endswith(".lora_embedding_B"):
             module = module_of(name)
             shares = merge.shares(len(parts), chunk_of(name, spans, layers))
             scaled = [scaling_of(configs[i], module) * shares[i] * read[i][name].to(like.dtype) for i in adapters]

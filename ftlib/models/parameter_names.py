@@ -33,8 +33,9 @@ def split_at_layer(name: str) -> tuple[str, int, str] | None:
 
 
 def is_embedding(name: str) -> bool:
-    """Say whether a parameter outside the layers comes before them."""
-    return layer_of(name) is None and any(mark in name for mark in ("embed", "wte", "wpe", "shared"))
+    """Say whether a parameter outside the layers comes before them; GPT-NeoX calls its head `embed_out`."""
+    outside = layer_of(name) is None and "embed_out" not in name
+    return outside and any(mark in name for mark in ("embed", "wte", "wpe", "shared"))
 
 
 def is_factor(name: str) -> bool:

@@ -238,7 +238,7 @@ def test_a_soup_with_a_version_beside_it_is_published_as_one_adapter(
     ("tuning", "changes", "said"),
     [
         ({}, {"interpolation": {"kind": "slerp"}}, "ends in an adapter, and adapters are added up;"),
-        ({}, {"interpolation": {"kind": "slerp"}}, "'blocks', 'graft', 'soup', 'task_arithmetic' or 'off'"),
+        ({}, {"interpolation": {"kind": "slerp"}}, "'lines', 'blocks', 'soup', 'task_arithmetic' or 'off'"),
         ({"use_dora": True}, {}, "ends in an adapter that cannot be scaled"),
         ({}, {"publish": {"name": "tiny", "adapter": True}}, "so the version is one; remove it"),
     ],

@@ -17,6 +17,8 @@ Verdict = Literal["first", "second", "tie", "unread"]
 """Which answer is better; `unread`: the judge's reply says none of these."""
 
 _LETTER = re.compile(r"\b([ABC])\b")
+_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_AT_ONCE = re.compile(r"[\W_]*(?:(?:the )?(?:better )?answer(?: is)?[\W_]*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class JudgeBase(Config, ABC):
 
     swaps: ClassVar[bool] = True
     """Whether the order in which it sees two answers may sway it, so that it is asked in both."""
+    unsaid: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say how it is reached, and change no verdict."""
 
     @property
     def asks(self) -> Mapping[str, ModelRef]:
@@ -75,7 +79,7 @@ class JudgeBase(Config, ABC):
 
     def identity(self) -> str:
         """Return what verdicts are kept by: another judge, or one of other weights, has another."""
-        return f"{type(self).__name__} {self.model_dump_json()}"
+        return f"{type(self).__name__} {self.model_dump_json(exclude={*self.unsaid})}"
 
     @abstractmethod
     def verdicts(self, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost]:
@@ -100,7 +104,15 @@ class AsksInWords(JudgeBase):
 
 
 def read_reply(reply: str) -> Verdict:
-    """Return what a reply says: its first letter A, B or C that stands alone; else it is unread."""
-    letter = _LETTER.search(reply)
+    """Return what a reply says: the letter it begins with, or the only one of A, B and C that it has; else `unread`.
+
+    What a model thinks before it answers is left out. An A that a word follows may be an article.
+    """
+    said = _THOUGHT.sub("", reply)
+    letters = {*_LETTER.findall(said)}
+    begins = _AT_ONCE.match(said)
+    first = _LETTER.match(said, begins.end() if begins else 0)
+    if first and not (first[1] == "A" and re.match(r"\s+(?!is\b)\w", said[first.end() :])):
+        letters = {first[1]}
     found: dict[str, Verdict] = {"A": "first", "B": "second", "C": "tie"}
-    return found[letter[1]] if letter else "unread"
+    return found[letters.pop()] if len(letters) == 1 else "unread"

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -46,6 +46,8 @@ class _Reply(NamedTuple):
 
 class ByEndpoint(AsksInWords):
     """A model that another program serves: vLLM, llama.cpp, Ollama, or a vendor. Temperature 0."""
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"key_env", "parallel", "time_limit", "attempts"})
 
     kind: Literal["endpoint"] = "endpoint"
     url: Annotated[str, AfterValidator(_plain_url)]

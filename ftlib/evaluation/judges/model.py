@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -19,6 +19,8 @@ from ftlib.wording import counted
 
 class ByModel(AsksInWords):
     """A causal language model's most probable reply; a chat template puts the question, where it has one."""
+
+    unsaid: ClassVar[frozenset[str]] = frozenset({"batch_size"})
 
     kind: Literal["model"] = "model"
     model: ModelRef

@@ -49,8 +49,9 @@ def _asked(judge: JudgeBase, pairs: Sequence[Pair]) -> tuple[list[Verdict], Cost
         said, spent = judge.verdicts([*some.values()])
         cost = cost.plus(spent)
         for file, verdict in zip(some, said, strict=True):
-            write_durably(file, json.dumps(verdict).encode())
             verdicts[file] = verdict
+            if verdict != "unread":  # the judge may be mended
+                write_durably(file, json.dumps(verdict).encode())
     return [verdicts[file] for file in files], cost
 
 

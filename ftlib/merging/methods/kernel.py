@@ -82,6 +82,8 @@ class Kernel(Config, ABC):
     """Whether it takes two checkpoints and no more."""
     adds_up: ClassVar[bool] = False
     """Whether a tensor of the result is a sum of the inputs', as `shares` says: adapters are then added up too."""
+    least_checkpoints: ClassVar[int] = 2
+    """How many checkpoints, theta0 among them, it takes for it to mean anything."""
     least_layers: ClassVar[int] = 0
     """How many layers a model must have for it to mean anything."""
     strangers: ClassVar[int] = 0

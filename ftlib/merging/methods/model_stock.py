@@ -23,6 +23,7 @@ class ModelStock(Kernel):
 
     paper: ClassVar[str] = "Model Stock (arXiv 2403.19522)"
     scope: ClassVar[Literal["element", "tensor", "model"]] = "tensor"
+    least_checkpoints: ClassVar[int] = 3
 
     kind: Literal["model_stock"] = "model_stock"
 

@@ -64,13 +64,13 @@ def form_misfits(recipe: RecipeParts, start: Form) -> Iterator[str]:
     last = recipe.phases[-1]
     where = f"phases[{last.name}].tuning: ends in an adapter"
     instead = ", or set keep: merged" if last.tuning.merges else ""
-    if method.mixes and last.tuning.merges and not method.adds_up:
+    if method.mixes and not last.tuning.adapter_scales:
+        yield f"{where} that cannot be scaled; use interpolation: off{instead}"
+    elif method.mixes and last.tuning.merges and not method.adds_up:
         yield (
             f"{where}, and adapters are added up; interpolation {method.kind!r} must be 'wise_ft', 'lines', 'blocks', "
-            "'graft', 'soup', 'task_arithmetic' or 'off', or set keep: merged"
+            "'soup', 'task_arithmetic' or 'off', or set keep: merged"
         )
-    elif method.mixes and not last.tuning.adapter_scales:
-        yield f"{where} that cannot be scaled; use interpolation: off{instead}"
     if recipe.publish.fisher:
         yield f"publish.fisher: is of the weights themselves, and {last.name!r} ends in an adapter{instead}"
     if recipe.publish.adapter:

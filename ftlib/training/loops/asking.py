@@ -103,19 +103,26 @@ class Asking:
         self._teacher, self._average, self._self_kl = teacher, average, self_kl
 
     def pieces(
-        self, split: PreparedSplit, rows: Int[np.ndarray, " batch"], built: Sequence[Piece] | None = None
+        self,
+        split: PreparedSplit,
+        rows: Int[np.ndarray, " batch"],
+        built: Sequence[Piece] | None = None,
+        *,
+        augment: Augment | None = None,
+        draw: Sequence[int] = (),
     ) -> tuple[list[Piece], int]:
         """Return this rank's pieces of a global batch, and the supervised items of all ranks' pieces.
 
-        `built` is what `build` made of the same rows. Raises TrainingError if the objective should count, and did not,
-        or for a row that is longer than a pack.
+        `built` is what `build` made of the same rows; `augment` is what the loss will change them by, and `draw` what
+        the objective's random numbers depend on beside them. Raises TrainingError if the objective should count, and
+        did not, or for a row that is longer than a pack.
         """
         pieces = self._dealt(split, rows) if built is None else [*built]
         count = len(rows) if self._counts_rows else int(split.terms(rows).sum())
         if self._prepare is not None or self._remember is not None:
-            pieces, count = self._prepared(split, pieces, rows, count)
+            pieces, count = self._prepared(split, pieces, rows, count, draw)
         if self._self_kl and torch.is_grad_enabled():
-            pieces = self._recalled(split, pieces, rows, count)
+            pieces = self._recalled(split, pieces, rows, count, augment)
         return pieces, count
 
     def build(self, split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> list[Piece]:
@@ -157,7 +164,12 @@ class Asking:
 
     @torch.no_grad()
     def _prepared(
-        self, split: PreparedSplit, pieces: list[Piece], rows: Int[np.ndarray, " batch"], count: int
+        self,
+        split: PreparedSplit,
+        pieces: list[Piece],
+        rows: Int[np.ndarray, " batch"],
+        count: int,
+        draw: Sequence[int],
     ) -> tuple[list[Piece], int]:
         """Hand every piece its context; count the supervised items where nothing but the objective knows them."""
         with answering(self.model):
@@ -177,21 +189,26 @@ class Asking:
         together = self._together(prepared, weighs, places, len(rows))
         count = count if self._count_of is None else self._count_of(together)
         contexts = [
-            Context(sums, one.kept, together, where.to(self.group.device))
+            Context(sums, one.kept, together, where.to(self.group.device), tuple(draw))
             for one, where in zip(prepared, places, strict=True)
         ]
         return [replace(piece, context=context) for piece, context in zip(pieces, contexts, strict=True)], count
 
     @torch.no_grad()
     def _recalled(
-        self, split: PreparedSplit, pieces: list[Piece], rows: Int[np.ndarray, " batch"], count: int
+        self,
+        split: PreparedSplit,
+        pieces: list[Piece],
+        rows: Int[np.ndarray, " batch"],
+        count: int,
+        augment: Augment | None,
     ) -> list[Piece]:
         """Ask the moving average about every piece; its divergence is a mean over the batch's answers, whatever counts.
 
         The average has dropout off.
         """
         with answering(self.model), averaged(self._average):
-            recalled = [self._ask(partial(_answers, split.kind), split, piece, {}) for piece in pieces]
+            recalled = [self._ask(partial(_answers, split.kind), split, piece, {}, augment) for piece in pieces]
         answers = int(split.lengths[rows].sum()) if KINDS[split.kind].diverges_by == "token" else len(rows)
         share = self._self_kl * count / max(1, answers)
         return [replace(piece, recalled=one, recall=share) for piece, one in zip(pieces, recalled, strict=True)]

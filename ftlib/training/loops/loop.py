@@ -56,8 +56,9 @@ class Loop(PhaseLoop):
         self._begin(state.step)
         split, rate = self._drawn(batch), self._rate(state)
         built = self.ahead.at(state.step) if self.ahead else None
-        pieces, count = self.asking.pieces(split, batch.rows, built)
-        sums = self._backward(split, pieces, count, self._augment(batch))
+        augment, draw = self._augment(batch), (self.plan.seed, batch.epoch, batch.part)
+        pieces, count = self.asking.pieces(split, batch.rows, built, augment=augment, draw=draw)
+        sums = self._backward(split, pieces, count, augment)
         numbers = self._update(sums, state, rate, asks=asks)
         readings.add(Step(state.step + 1, batch, count, rate, beside=(*sums.beside,)), numbers, began)
 

@@ -39,6 +39,7 @@ class Classification(Config):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Return the summed cross-entropy in nats, each row times its weight, and the number of rows."""
+        import torch
         from torch.nn.functional import cross_entropy
 
         assert batch.targets is not None
@@ -47,11 +48,13 @@ class Classification(Config):
             total = cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=self.label_smoothing)
             return LossSum(total, len(batch.targets))
         each = cross_entropy(logits, batch.targets, reduction="none", label_smoothing=self.label_smoothing)
-        right = logits.softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+        right = logits.log_softmax(-1).gather(1, batch.targets[:, None])[:, 0]
+        # A row that is sure in fp32 has no wrong share, and a root's slope there is infinite: 0 times it is NaN.
+        wrong = (-torch.expm1(right)).clamp(min=torch.finfo(right.dtype).tiny)
         weights = logits.new_ones(logits.shape[1])
         for label, position in _positions(model).items():
             weights[position] = self.label_weights.get(label, 1.0)
-        return LossSum((weights[batch.targets] * (1 - right) ** self.focus * each).sum(), len(batch.targets))
+        return LossSum((weights[batch.targets] * wrong**self.focus * each).sum(), len(batch.targets))
 
 
 def _positions(model: Any) -> Mapping[str, int]:

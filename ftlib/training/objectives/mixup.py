@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -20,8 +21,8 @@ class Mixup(Config):
 
     Images are mixed pixel by pixel. Texts are mixed in what the head's last layer reads, as by Guo et al. 2019 (arXiv
     1905.08941); since that layer is linear, this is a mix of the two rows' logits. One share for each batch, of
-    Beta(alpha, alpha), and each row's partner are drawn of the batch's rows, so that micro-batches and workers change
-    nothing. What is measured is not mixed.
+    Beta(alpha, alpha), and each row's partner are drawn of the seed, the epoch and the batch's rows, so that
+    micro-batches and workers change nothing. What is measured is not mixed.
     """
 
     kind: Literal["mixup"] = "mixup"
@@ -51,7 +52,7 @@ class Mixup(Config):
         if not model.training:
             logits = model(**batch.inputs).logits.float()
             return LossSum(cross_entropy(logits, batch.targets, reduction="sum"), len(batch))
-        share, partners = self.drawn(context.rows["ids"])
+        share, partners = self.drawn(context.draw, context.rows["ids"])
         labels, mine = context.rows["labels"], context.places
         if "pixels" in context.rows:
             others = context.rows["pixels"][partners[mine]]
@@ -65,12 +66,12 @@ class Mixup(Config):
         moved = (model(**batch.inputs).logits.float() * slope[mine]).sum()
         return LossSum(each.detach()[mine].sum() + moved - moved.detach(), len(batch))
 
-    def drawn(self, ids: Int[Tensor, " rows"]) -> tuple[float, Int[Tensor, " rows"]]:
-        """Return a batch's share of each row, and the place of each one's partner: a function of the batch's rows."""
+    def drawn(self, draw: Sequence[int], ids: Int[Tensor, " rows"]) -> tuple[float, Int[Tensor, " rows"]]:
+        """Return a batch's share of each row, and the place of each one's partner: a function of both arguments."""
         import numpy as np
         import torch
 
-        random = np.random.default_rng(ids.tolist())
+        random = np.random.default_rng([*draw, *ids.tolist()])
         share, partners = float(random.beta(self.alpha, self.alpha)), random.permutation(len(ids))
         return share, torch.from_numpy(partners).to(ids.device)
 

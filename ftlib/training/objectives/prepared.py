@@ -50,3 +50,5 @@ class Context:
     """Of every row of the global batch, in its order."""
     places: Int[Tensor, " rows"] | None = None
     """Where this piece's rows stand in that order."""
+    draw: tuple[int, ...] = ()
+    """What random numbers depend on beside the rows: the phase's seed, the epoch, the part; none while it measures."""

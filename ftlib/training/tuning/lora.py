@@ -94,7 +94,8 @@ class LoRA(MergedOrKept):
 
     @override
     def rate_factors(self, model: nn.Module, head: Collection[str]) -> Mapping[str, float]:
-        return {name: self.b_rate_ratio for name, _ in model.named_parameters() if ".lora_B." in name}
+        marks = (".lora_B.", ".lora_embedding_B.")
+        return {name: self.b_rate_ratio for name, _ in model.named_parameters() if any(mark in name for mark in marks)}
 
     @override
     def settings(self, model: nn.Module, kind: BatchKind, head: Collection[str]) -> Any:
@@ -199,6 +200,7 @@ class LoRA(MergedOrKept):
         rescaled = dict(state)
         for name, scaling in scalings_of(own).items():
             b = f"{name}.lora_B.weight"
+            b = b if b in rescaled else f"{name}.lora_embedding_B"
             rescaled[b] = rescaled[b] * (scalings[name] / scaling)
         return rescaled
 

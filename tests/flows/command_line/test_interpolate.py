@@ -362,3 +362,10 @@ def test_statistics_that_are_mixed_are_said(moved: int, alpha: float, says: bool
     result = call(start, tuned, "--alpha", alpha, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert ("the running statistics of 1 BatchNorm layer are mixed" in result.output) == says
+
+
+def test_model_stock_of_one_fine_tune_is_refused(trail: list[Checkpoint], tmp_path: Path) -> None:
+    done = call(trail[0].folder, trail[1].folder, "--method", "model_stock", "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "model_stock takes at least 3 checkpoints, got 2" in done.stderr
+    assert not (tmp_path / "out").exists()

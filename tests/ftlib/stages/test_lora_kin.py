@@ -16,7 +16,7 @@ from ftlib.kinds.loading import load, merged
 from ftlib.merging.candidate_weights import check_candidate, write_candidate
 from ftlib.merging.candidates import Candidate
 from ftlib.merging.in_memory import model_of
-from ftlib.merging.methods import Average
+from ftlib.merging.methods import Average, TaskArithmetic
 from ftlib.models.adapter import WEIGHTS
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows
@@ -83,6 +83,21 @@ def test_a_sum_gives_every_module_the_sum_of_its_ranks(
     write_candidate(candidate, tmp_path / "sum")
     torch.testing.assert_close(logits(stock(start, tmp_path / "sum")), logits(mean), rtol=0, atol=2e-5)
     torch.testing.assert_close(logits(model_of(candidate, "labeled")), logits(mean), rtol=0, atol=2e-5)
+
+
+def test_an_embeddings_adapter_is_added_up_and_gone_on_with(start: Checkpoint, data: PreparedDataset, tmp_path: Path):
+    over: dict[str, Any] = {**LORA, "targets": ("word_embeddings", "query"), "keep": "adapter"}
+    one, two = trained(tmp_path, start, data, **over), trained(tmp_path, start, data, seed=5, **over)
+    assert any(name.endswith(".lora_embedding_A") for name in load_file(one.folder / WEIGHTS))
+    weights = [merged(load(end, "labeled")).state_dict() for end in (start, one, two)]
+    candidate = Candidate(name="s", start=start, end=one, siblings=(two,), merge=TaskArithmetic(scale=0.5))
+    check_candidate(candidate)
+    wanted: Any = merged(load(start, "labeled"))
+    wanted.load_state_dict({name: (weights[1][name] + weights[2][name]) / 2 for name in weights[0]})
+    write_candidate(candidate, tmp_path / "sum")
+    torch.testing.assert_close(logits(stock(start, tmp_path / "sum")), logits(wanted), rtol=0, atol=2e-5)
+    further = trained(tmp_path, one, data, seed=7, **over)
+    assert further.facts["steps"]
 
 
 def test_pissa_begins_as_peft_does_and_is_converted_as_peft_converts(

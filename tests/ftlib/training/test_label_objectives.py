@@ -73,6 +73,14 @@ def test_focal_loss_by_its_formula() -> None:
     )
 
 
+def test_a_row_that_is_sure_in_fp32_has_a_finite_slope() -> None:
+    model, batch = Model(), rows()
+    torch.nn.init.normal_(model.head.weight, std=1e3)
+    assert 1.0 in model(**batch.inputs).logits.softmax(-1)[range(6), batch.targets]
+    Classification(focus=0.5).loss(model, batch).total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())  # pyright: ignore[reportArgumentType]
+
+
 def test_a_weight_of_no_label_is_refused() -> None:
     with pytest.raises(RecipeError, match="no row has the label 'sale'; the rows have bug, billing"):
         Classification(label_weights={"sale": 2.0}).check_labels(LABELS)

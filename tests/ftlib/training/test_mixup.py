@@ -29,12 +29,12 @@ def test_texts_are_mixed_in_what_the_last_layer_reads(tmp_path: Path) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     asking = Asking(OBJECTIVE, model.train(), collate, ALONE, companions={}, micro_batch_size=2)
-    pieces, count = asking.pieces(split, rows)
+    pieces, count = asking.pieces(split, rows, draw=(7, 2, 0))
     ours = sum(asking.loss(split, piece).total for piece in pieces)
     ours.backward()  # type: ignore[union-attr]
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    share, partners = OBJECTIVE.drawn(torch.from_numpy(rows))
+    share, partners = OBJECTIVE.drawn((7, 2, 0), torch.from_numpy(rows))
     batch = split.batch(rows, collate)
     hidden = model.bert(**batch.inputs).pooler_output  # type: ignore[operator]
     logits = model.classifier(share * hidden + (1 - share) * hidden[partners])  # type: ignore[operator]
@@ -46,7 +46,8 @@ def test_texts_are_mixed_in_what_the_last_layer_reads(tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-6)
     again, _ = asking.pieces(split, rows[::-1])  # a view that runs backwards, as the rehearsal has
-    assert OBJECTIVE.drawn(again[0].context.rows["ids"])[0] != share  # type: ignore[union-attr]
+    assert OBJECTIVE.drawn((7, 2, 0), again[0].context.rows["ids"])[0] != share  # type: ignore[union-attr]
+    assert OBJECTIVE.drawn((7, 3, 0), torch.from_numpy(rows))[0] != share  # the same batch in the next epoch
 
 
 def test_images_are_mixed_pixel_by_pixel_and_what_is_measured_is_not_mixed(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_images_are_mixed_pixel_by_pixel_and_what_is_measured_is_not_mixed(tmp_p
     from ftlib.training.objectives.prepared import Context
 
     context = Context({}, None, prepared.rows, torch.arange(4))
-    share, partners = OBJECTIVE.drawn(torch.from_numpy(rows))
+    share, partners = OBJECTIVE.drawn((), torch.from_numpy(rows))
     torch.manual_seed(1)
     ours = OBJECTIVE.loss(model, batch, context)
     torch.manual_seed(1)

@@ -166,6 +166,19 @@ def test_self_kl_is_the_divergence_from_the_average_beside_any_loss(start: Check
         assert all(piece.recalled is None for piece in asking.pieces(split, np.arange(8))[0])
 
 
+def test_self_kl_asks_both_of_the_rows_that_the_loss_sees(start: Checkpoint, data: PreparedDataset) -> None:
+    model, split = load_model(start.folder, "labeled"), open_split(data.path / "train.arrow", LABELS)
+    seen: list[object] = []
+    asking = Asking(Classification(), model, Collator.of(model), ALONE, companions={}, micro_batch_size=8)
+    asking.remembers(None, Average(model, 0.9), 0.5)
+    asked = asking._batch
+    asking._batch = lambda split, piece, augment: [seen.append(augment), asked(split, piece, None)][1]  # type: ignore[method-assign]
+    changes: Any = object()
+    (piece,) = asking.pieces(split, np.arange(8), augment=changes)[0]
+    asking.loss(split, piece, changes)
+    assert seen == [changes] * 3
+
+
 def test_self_kl_of_an_encoder_decoder_reads_what_its_decoder_says(tmp_path: Path) -> None:
     """Sources are longer than targets here, in tokens and in padding."""
     format = TextToText(source="source", target="target", max_tokens=96, max_target_tokens=32)

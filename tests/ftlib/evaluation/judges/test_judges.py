@@ -134,10 +134,26 @@ def test_a_judge_that_prefers_the_first_place_decides_nothing(serve: Any) -> Non
 
 @pytest.mark.parametrize(
     ("reply", "verdict"),
-    [("A", "first"), ("Answer: B.", "second"), ("C\n", "tie"), ("**A**", "first"), ("", "unread"), ("Abc", "unread")],
+    [
+        *(("A", "first"), ("Answer: B.", "second"), ("C\n", "tie"), ("**A**", "first"), ("", "unread")),
+        *(("Abc", "unread"), ("A is better than B", "first"), ("B is better than A", "second"), ("I say B.", "second")),
+        *(("A good answer is B.", "unread"), ("Both A and B are fine: C", "unread"), ("A and B are equal", "unread")),
+        *(
+            ("<think>Let me compare A", "unread"),
+            ("<think>A? B?</think>\n\nB", "second"),
+            ("The answer is A.", "first"),
+        ),
+    ],
 )
-def test_a_reply_is_its_first_letter_that_stands_alone(reply: str, verdict: str) -> None:
+def test_a_reply_is_the_letter_that_it_begins_with_or_its_only_one(reply: str, verdict: str) -> None:
     assert read_reply(reply) == verdict
+
+
+def test_how_an_endpoint_is_reached_asks_nothing_again(serve: Any) -> None:
+    stub = serve(longer)
+    compare(endpoint(stub), PAIRS, RESAMPLING)
+    patient = endpoint(stub).model_copy(update={"time_limit": 300.0, "parallel": 1})
+    assert compare(patient, PAIRS, RESAMPLING).cost.calls == 0
 
 
 def test_replies_that_say_nothing_are_ties_until_they_are_too_many(serve: Any) -> None:
