@@ -502,7 +502,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="steps; most need those before them")
     asked = parser.parse_args()
     folder = asked.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    for made in (folder, asked.out):
+        made.mkdir(parents=True, exist_ok=True)
     with installation(folder) as pages, chromium(folder / "chromium") as page:
         person = Photographer(page, pages, folder / "project", asked.out.absolute())
         for step in steps:
