@@ -61,4 +61,4 @@ def word_for(difference: float, half: float | None, least: float, seeds: int) ->
         return "shows"
     if difference + half < 0:
         return "contrary"
-    return "does not show" if difference + half < least else "too noisy"
+    return "does not show" if difference + half <= least else "too noisy"

@@ -61,19 +61,24 @@ class ChatTemplate:
         return last if last in self._special else None
 
     def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
-        """Return the tokens after which the assistant writes its next turn."""
+        """Return the tokens after which the assistant writes its next turn, or what the template has no place for."""
         encoded = self._ids(messages, tools, spelt, add_generation_prompt=True)
-        return encoded if isinstance(encoded, Dropped) else encoded["input_ids"]
+        if isinstance(encoded, Dropped):
+            return encoded
+        return self._not_rendered(messages, tools) or encoded["input_ids"]
 
     def tokens(self, messages: Sequence[Message]) -> list[int] | Dropped:
         """Return the tokens of a chat, whoever wrote them."""
         encoded = self._ids(messages, None, spelt=False)
         return encoded if isinstance(encoded, Dropped) else encoded["input_ids"]
 
-    def render(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> Rendered | Dropped:
+    def render(
+        self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False, last_only: bool = False
+    ) -> Rendered | Dropped:
         """Return a conversation's tokens with the assistant's turns, or why the template has no place for it.
 
-        `spelt` says that texts spell special tokens, which are to be read as characters.
+        `spelt` says that texts spell special tokens, which are to be read as characters; `last_only`, that nobody asks
+        where earlier answers stand, which templates that drop their reasoning write otherwise.
         """
         marked = self._marked and not spelt  # transformers cannot do both; texts that spell tokens are rare
         encoded = self._ids(messages, tools, spelt, return_assistant_tokens_mask=marked)
@@ -85,11 +90,11 @@ class ChatTemplate:
         answers = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
         if marked:
             runs = _runs(encoded["assistant_masks"])
-            if len(runs) != _groups(answers):
+            if not _groups(answers) <= len(runs) <= len(answers):  # between neighbours a header is marked, or not
                 return Dropped("turns_not_told_apart", f"it marks {len(runs)} runs of tokens for {len(answers)} turns")
             return Rendered(ids, runs)
         runs: list[tuple[int, int]] = []
-        for turn in answers:
+        for turn in answers[-1:] if last_only else answers:
             run = self._run(ids, messages, turn, tools, spelt)
             if isinstance(run, Dropped):
                 return run
@@ -134,20 +139,8 @@ class ChatTemplate:
         except (TemplateError, ValueError, TypeError, KeyError, RecursionError) as error:
             return Dropped("template_refuses", first_line(error))
 
-    def calls_lost(self, messages: Sequence[Message], tools: Any = None) -> Dropped | None:
-        """Return the first function, offered or called, of which the template writes nothing: it knows no tools."""
-        whole: str = self._tokenizer.apply_chat_template(
-            [*messages], tools=tools, chat_template=self.text, tokenize=False
-        )
-        called = [call for message in messages for call in message.get("tool_calls") or ()]
-        for one in (*(tools or ()), *called):
-            name = (one.get("function") or one).get("name") if isinstance(one, dict) else None
-            if not isinstance(name, str) or _letters(name) not in _letters(whole):
-                return Dropped("turn_not_rendered", f"the tool {name!r} is not in what the template writes")
-        return None
-
     def _not_rendered(self, messages: Sequence[Message], tools: Any) -> Dropped | None:
-        """Return the first turn of which the template writes nothing: one that has no place for its role."""
+        """Return the first turn, or tool, of which the template writes nothing: it has no place for it."""
         whole: str = self._tokenizer.apply_chat_template(
             [*messages], tools=tools, chat_template=self.text, tokenize=False
         )
@@ -159,6 +152,11 @@ class ChatTemplate:
                     "turn_not_rendered",
                     f"turn {turn + 1} ({message['role']}) is not in what the template writes",
                 )
+        called = [call for message in messages for call in message.get("tool_calls") or ()]
+        for one in (*(tools or ()), *called):
+            name = _function_name(one)
+            if name is None or _letters(name) not in letters:
+                return Dropped("turn_not_rendered", f"the tool {name!r} is not in what the template writes")
         return None
 
 
@@ -179,6 +177,13 @@ def _template(own: object, given: str | None) -> str:
         return named["default"]
     has = f"several chat templates ({names}) and no default" if named else "no chat template"
     raise ModelError(f"the model's tokenizer has {has}; name or give one in format.template, or take a chat model")
+
+
+def _function_name(tool: Any) -> str | None:
+    """Return what a tool, offered or called, is called; None where it does not say so."""
+    function = tool.get("function", tool) if isinstance(tool, dict) else None
+    name = cast("dict[str, Any]", function).get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _letters(text: str) -> str:

@@ -40,13 +40,14 @@ def prompts_of(raw: RawDataset, data: PreparedDataset, format: Format, splits: S
     import pyarrow as pa
 
     places: dict[str, tuple[int, int]] = {}
-    answers: dict[str, str] = {}
+    answers: dict[str, tuple[str, int]] = {}
     for number, split in enumerate(splits):
         table = pa.ipc.open_file(pa.memory_map(str(split_file(data.path, split)))).read_all()
         ids = table["row_id"].to_pylist()
         places |= {row_id: (number, row) for row, row_id in enumerate(ids)}
         if format.prompting is None:
-            answers |= {row_id: row["answer"] for row_id, row in zip(ids, table["target"].to_pylist(), strict=True)}
+            targets = zip(ids, table["target"].to_pylist(), strict=True)
+            answers |= {row_id: (row["answer"], len(row["places"]) // 2) for row_id, row in targets}
     asked: dict[tuple[int, int], Prompt] = {}
     for row_id, values in read_snapshot(raw.path / "rows.parquet"):
         example = format.example(values) if row_id in places else None
@@ -56,16 +57,21 @@ def prompts_of(raw: RawDataset, data: PreparedDataset, format: Format, splits: S
     return [asked[place] for place in sorted(asked)]
 
 
-def _asked(format: Format, example: Example, answer: str | None) -> tuple[list[Message], str | None]:
+def _asked(format: Format, example: Example, kept: tuple[str, int] | None) -> tuple[list[Message], str | None]:
     """Return an example's turns up to its answer, and the answer; a chat that was too long has lost turns at its end.
 
-    `answer` is the last of a chat that was kept.
+    `kept` says of a chat the last answer that is left, and how many runs of tokens are learnt.
     """
     if format.prompting is not None:
         text = clean(example.text, keep_lines=True)
         return [{"role": "user", "content": text}], example.target or None if isinstance(example.target, str) else None
     turns: list[Any] = [json.loads(part) for part in example.parts[1:]]
-    if not answer:
+    answer, learnt = kept or ("", 0)
+    answered = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    same = [i for i in answered if turns[i]["content"] == answer]
+    if learnt == 0 or not same:
         return turns, None
-    last = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and turn["content"] == answer]
-    return (turns[: last[-1]], answer) if last else (turns, None)
+    at = same[-1]
+    if getattr(format, "learn", None) == "all" and answered[min(learnt, len(answered)) - 1] in same:
+        at = answered[min(learnt, len(answered)) - 1]  # its words come again in what was cut
+    return turns[:at], answer or None

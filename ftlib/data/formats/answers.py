@@ -218,10 +218,9 @@ class AnswerFormat(TextFormat, ABC):
         answered: list[Answered] = []
         for answer in example.parts[:count]:
             whole = [*turns, _turn(answer)]
-            rendered = template.render(whole, tools, spelt=spelt)
-            lost = rendered if isinstance(rendered, Dropped) else template.calls_lost(whole, tools)
-            if isinstance(rendered, Dropped) or lost is not None:
-                return Encoded([], dropped=lost)
+            rendered = template.render(whole, tools, spelt=spelt, last_only=True)
+            if isinstance(rendered, Dropped):
+                return Encoded([], dropped=rendered)
             first, last = rendered.runs[-1]
             answered.append(Answered(rendered.ids[:last], max(1, first)))
         if len({tuple(one.ids[: one.first]) for one in answered}) > 1:
@@ -246,6 +245,8 @@ def _prompt_alone(ids: list[int], end: int | None) -> Encoded:
 def _answer(values: Values, column: str, prompt: str | Sequence[Message]) -> str | Dropped:
     """Return an answer's text, cleaned, or why there is none."""
     value = values.get(column)
+    if not isinstance(prompt, str) and isinstance(value, str):
+        value = _written_turns(value)
     if isinstance(prompt, str) or value is None or isinstance(value, str):
         return completion_of(values, column)
     turns: Any = value if isinstance(value, list) else [value]
@@ -260,6 +261,17 @@ def _answer(values: Values, column: str, prompt: str | Sequence[Message]) -> str
     if messages[-1].get("tool_calls"):
         return json.dumps(messages[-1], ensure_ascii=False)
     return answer if answer.strip() else Dropped("empty_completion")
+
+
+def _written_turns(text: str) -> Any:
+    """Return the turns that a text is in JSON, which is how csv holds them, or the text."""
+    if text.lstrip().startswith(("[", "{")):
+        with contextlib.suppress(ValueError, RecursionError):
+            turns = json.loads(text)
+            listed: list[Any] = turns if isinstance(turns, list) else [turns]
+            if listed and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in listed):
+                return turns
+    return text
 
 
 def _turn(answer: str) -> Message:

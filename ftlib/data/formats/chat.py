@@ -178,7 +178,7 @@ class Chat(TextFormat):
         if self.too_long == "drop_row":
             ends = ends[-1:]
         for kept in reversed(ends):
-            rendered = template.render(messages[:kept], tools, spelt=spelt)
+            rendered = template.render(messages[:kept], tools, spelt=spelt, last_only=self.learn == "last")
             if isinstance(rendered, Dropped):
                 return Encoded([], dropped=rendered)
             if len(rendered.ids) <= self.max_tokens:
@@ -193,10 +193,22 @@ class Chat(TextFormat):
 
 
 def chat_example(messages: Sequence[Message], tools: Any, slices: tuple[str, ...] = ()) -> Example:
-    """Return an example of messages: its text is what was said before the last answer, its parts are rendered."""
+    """Return an example of messages: its text is what was said before the last answer, its parts are rendered.
+
+    Tools that are offered or called are part of the text: the same question with others is another row.
+    """
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    said = [
+        {**one, "content": f"{one['content']} {_json(calls)}"} if (calls := one.get("tool_calls")) else one
+        for one in asked
+    ]
+    text = f"{_json(tools)}\n\n{transcript(said)}" if tools else transcript(said)
     parts = tuple(json.dumps(part, ensure_ascii=False) for part in (tools, *messages))
-    return Example(transcript(asked), None, slices, parts)
+    return Example(text, None, slices, parts)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _one_text(values: Values, column: str, missing: Literal["missing_text", "missing_completion"]) -> str | Dropped:

@@ -187,6 +187,14 @@ def test_tools_that_are_none_or_have_no_place_are_said() -> None:
         Preference(prompt="p", chosen="c", rejected="r", tools="t")
 
 
+def test_answers_that_are_turns_are_read_as_json_in_csv() -> None:
+    pair = Preference(prompt="p", chosen="c", rejected="r", layout="chats")
+    rows = ({"p": ASKED, "c": [{"role": "assistant", "content": "yes"}], "r": {"role": "assistant", "content": "no"}},)
+    written = [{name: json.dumps(value) for name, value in row.items()} for row in rows]
+    assert [*map(pair.example, rows)] == [*map(pair.example, written)]
+    assert isinstance(pair.example(rows[0]), Example)
+
+
 def test_a_text_that_looks_like_a_turn_is_a_text() -> None:
     example = CHATS.example({"p": ASKED, "c": '{"place": 7}', "r": "{"})
     assert isinstance(example, Example)

@@ -182,6 +182,57 @@ def test_tool_calls_and_their_results_are_kept() -> None:
     ]
 
 
+CALL = turn("assistant", "", tool_calls=[{"function": {"name": "track", "arguments": {"parcel": 7}}}])
+TOOL = {"type": "function", "function": {"name": "track", "parameters": {}}}
+LAST_THINKS = (
+    "{% for m in messages %}{{ bos_token }} {{ m.role }} : {% if m.role == 'assistant' and loop.last %}why {% endif %}"
+    "{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ bos_token }} assistant :{% endif %}"
+)
+"""As templates that write a reasoning block before the last answer alone."""
+
+
+@pytest.mark.parametrize("template", [TINY_TEMPLATE, MARKED], ids=["prefixes", "marks"])
+@pytest.mark.parametrize("tools", [None, [TOOL]])
+def test_a_call_that_the_template_has_no_place_for_teaches_nothing(template: str, tools: Any) -> None:
+    format = FORMAT.model_copy(update={"tools": "t"})
+    lost = Dropped("turn_not_rendered", "the tool 'track' is not in what the template writes")
+    (found,) = encoded(format, {"messages": [ASKED[0], CALL], "t": tools}, template=template)
+    assert found.dropped == lost
+    asks = format.model_copy(update={"learn": "nothing"})
+    (found,) = encoded(asks, {"messages": ASKED[:1], "t": [TOOL]}, template=template)
+    assert found.dropped == lost
+    odd = turn("assistant", "", tool_calls=[{"function": "track"}])
+    (found,) = encoded(format, {"messages": [ASKED[0], odd]}, template=template)
+    assert found.dropped is not None
+
+
+def test_earlier_answers_may_be_written_otherwise_where_the_last_alone_is_learnt() -> None:
+    chat = {"messages": [*ASKED, turn("user"), turn("assistant", "at the door")]}
+    (found,) = encoded(FORMAT, chat, template=LAST_THINKS)
+    assert found.dropped is not None
+    (found,) = encoded(FORMAT.model_copy(update={"learn": "last"}), chat, template=LAST_THINKS)
+    tokenizer = tiny_chat_tokenizer(LAST_THINKS)
+    (run,) = learnt(found)
+    assert tokenizer.decode(run) == "why at the door [SEP]"
+
+
+def test_neighbouring_answers_whose_headers_are_not_marked_are_two_runs() -> None:
+    chat = {"messages": [*ASKED, turn("assistant", "at the door")]}
+    assert learnt(encoded(FORMAT, chat, template=MARKED)[0]) == learnt(encoded(FORMAT, chat)[0])
+
+
+def test_chats_of_other_tools_or_calls_are_no_copies() -> None:
+    format = FORMAT.model_copy(update={"tools": "t"})
+    oslo = turn("assistant", "", tool_calls=[{"function": {"name": "track", "arguments": {"parcel": 8}}}])
+    rows = [
+        *({"messages": ASKED, "t": tools} for tools in (None, [TOOL], [{**TOOL, "strict": True}])),
+        *({"messages": [ASKED[0], call, turn("tool", "done"), ASKED[1]]} for call in (CALL, oslo)),
+    ]
+    texts = [format.example(row) for row in rows]
+    assert len({example.text for example in texts if isinstance(example, Example)}) == len(rows)
+    assert texts[0].text == "user: where is my parcel"  # type: ignore[union-attr]
+
+
 def test_a_longer_chat_loses_whole_turns_from_its_end_or_is_dropped() -> None:
     messages = [m for i in range(3) for m in (turn("user", f"question {i}"), turn("assistant", f"answer {i}"))]
     sizes = [len(encoded(FORMAT, {"messages": messages[:end]})[0].pieces[0].ids) for end in (2, 4, 6)]
