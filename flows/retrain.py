@@ -13,7 +13,7 @@ from flows.pages.live_page import live_page
 from flows.pages.run_name import add_to_name, asked_name
 from flows.pages.run_page import RunPage
 from flows.retraining.approval import asks_a_person, one_at_a_time
-from flows.retraining.challenge import challenge, judged_before, listing_of, settle
+from flows.retraining.challenge import challenge, drop_asked, judged_before, keep_asked, listing_of, settle
 from flows.retraining.retrain_page import show_retraining
 from flows.retraining.waiting import ask, taken_over
 from flows.run.tracked import tracked
@@ -63,6 +63,7 @@ def retrain(
             return Failed(name="Over budget", message=str(error), data=error)
         show_retraining(judged, run.work)
         if judged.what == "waiting" and asks_a_person(r):  # while it waits it holds no slot, no lock, no process
+            keep_asked(judged, run.work)
             approval, shown_hold = ask(judged, run.work)
         # In the same slot: who comes meanwhile would find nothing decided, and train on the same files.
         settled = taken_over(judged) or settle(r, run, judged, approval, shown_hold)
@@ -70,7 +71,8 @@ def retrain(
     page.outcome(settled.line())
     settled.write(run.work)
     entry.judged(settled)
-    run.work.drop(listing_of(str(flow_run.id)))
+    run.work.drop(listing_of(run_id))
+    drop_asked(r, run.work, run_id)
     show_retraining(settled, run.work)
     version = f"{settled.version.name}@{settled.version.version} " if settled.version else ""
     add_to_name(f"{version}{settled.title.lower()}")

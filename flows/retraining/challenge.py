@@ -22,6 +22,7 @@ from ftlib.data.identity import identities
 from ftlib.errors import ConflictError, DataError
 from ftlib.evaluation.measured import EvalReport
 from ftlib.evaluation.results import Difference
+from ftlib.fingerprint import digest
 from ftlib.models.checkpoint import task_in
 from ftlib.models.folder import labels_of
 from ftlib.models.reference import ModelRef
@@ -66,6 +67,8 @@ class Challenge(Config):
     worth: Verdict | None = None
     """Why it trained, or did not."""
     news: dict[str, News] = {}
+    findings: tuple[str, ...] = ()
+    """What the monitor had found of the version in place when it began to train, by their keys."""
     evidence: Evidence | None = None
     champion_cells: tuple[EvalReport, ...] = ()
     differences: tuple[Difference, ...] = ()
@@ -118,10 +121,38 @@ class Challenge(Config):
 
 
 def judged_before(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
-    """Return what this flow run had come to before it was killed; None where it has still to judge.
+    """Return what this flow run had come to before it was killed, or asked; None where it has still to judge.
 
     The case is kept before the alias moves. To look again would find the rows in the new champion, and nothing to do.
+    What a person was asked is kept too: it is that version which is promoted, whatever the recipe says by then, and
+    for the reason that there was, though the monitor may have found something else since. A request to forget is
+    heard: then it is judged anew, and asked anew.
     """
+    return _behind_its_promotion(r, work, run_id) or _asked(r, work, run_id)
+
+
+def keep_asked(judged: Challenge, work: Workspace) -> None:
+    """Keep the case that a person is asked about."""
+    overwrite(work, asked_of(judged.recipe, work, judged.run), judged.model_dump_json(indent=1).encode())
+
+
+def drop_asked(r: Recipe, work: Workspace, run_id: str) -> None:
+    """Forget what a run asked about: it is settled, or another took its place."""
+    for name in work.names(f"runs/{r.name}/asked"):
+        if name.startswith(run_id):
+            work.drop(f"runs/{r.name}/asked/{name}")
+
+
+def _asked(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
+    if not run_id:
+        return None
+    try:
+        return Challenge.model_validate_json(work.newest(asked_of(r, work, run_id)).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _behind_its_promotion(r: Recipe, work: Workspace, run_id: str) -> Challenge | None:
     try:
         kept = Challenge.model_validate_json(work.newest(f"runs/{r.name}/retrain.json").read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -162,11 +193,13 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     given = given._replace(task_names=_task_names(r, folder))
     data = run.through(lambda: prepare(recipe, given))
     fresh = news(r, listing, data, champion, folder)
-    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, _live(r, run.work, so_far.champion))
+    live = _live(r, run.work, so_far.champion)
+    worth = worth_training(fresh, so_far.champion, r.retrain, forgotten, tuple(live.values()))
     if worth.go and r != asked:
         note = "the champion's weights know them, so this starts from the recipe's model, on every row"
         worth = worth.model_copy(update={"reasons": (*worth.reasons, note)})
-    so_far = so_far.model_copy(update={"reasons": worth.reasons, "worth": worth, "news": fresh})
+    found = {"reasons": worth.reasons, "worth": worth, "news": fresh, "findings": tuple(live)}
+    so_far = so_far.model_copy(update=found)
     if not worth.go:
         return so_far
     _check_labels(r, data.labels, names)
@@ -180,9 +213,9 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     return judge(r, run, so_far.model_copy(update={"version": result}), registry)
 
 
-def _live(r: Recipe, work: Workspace, champion: Champion | None) -> tuple[str, ...]:
-    """Return what `monitor` found of the champion's answers that no retraining has heard."""
-    return live_reasons(work, _watched(r), champion.version, champion.sequence) if champion else ()
+def _live(r: Recipe, work: Workspace, champion: Champion | None) -> dict[str, str]:
+    """Return what `monitor` found of the champion's answers that no retraining has heard: a sentence by key."""
+    return live_reasons(work, _watched(r), champion.version, champion.sequence) if champion else {}
 
 
 def _watched(r: Recipe) -> Watched:
@@ -217,6 +250,12 @@ def to_unlearn(r: Recipe, work: Workspace, champion: InPlace | None, registry: M
 def listing_of(run_id: str) -> str:
     """Return where a retraining keeps what it saw first, until it is settled: while it is there, the run may go on."""
     return f"listings/{run_id}.json"
+
+
+def asked_of(r: Recipe, work: Workspace, run_id: str) -> str:
+    """Return where the case lies that a person was asked about; one of other requests to forget is another."""
+    requests = digest([repr(request) for request in read_requests(work)])
+    return f"runs/{r.name}/asked/{run_id}-{requests[:16]}.json"
 
 
 def _unlearning(r: Recipe) -> Recipe:
@@ -327,7 +366,7 @@ def settle(
     if challenge.what == "waiting":
         challenge = _answered(r, challenge, approval) or _promoted(r, run, challenge, registry, approval, shown_hold)
     if challenge.champion:
-        hear(run.work, _watched(r), challenge.champion.sequence)
+        hear(run.work, _watched(r), challenge.findings)
     decision = Decision(
         what="promoted" if challenge.what == "promoted" else "not_promoted",
         reasons=challenge.reasons,

@@ -82,13 +82,21 @@ def pinned(r: Recipe, listing: Listing, work: Workspace) -> dict[str, tuple[File
 def used_rows(
     r: Recipe, listing: Listing, files: Mapping[str, tuple[FileVersion, ...]], champion: InPlace | None
 ) -> dict[str, UsedRows]:
-    """Say which training rows are used, by dataset; without a champion every row is fresh, and all of them are."""
+    """Say which training rows are used, by dataset; without a champion every row is fresh, and all of them are.
+
+    Fresh is also what a challenger that was refused has seen: the champion never read it.
+    """
     if champion is None or not r.retrain.rows.leaves_out:
         return {}
     fresh = {name: {file.uri for file in changes.fresh} for name, changes in listing.changes.items()}
+    read = {name: champion.has_read(name) for name in fresh}
+
+    def unseen(name: str, file: FileVersion) -> bool:
+        return file.uri in fresh[name] or file.sha256 not in read[name]
+
     return {
-        name: UsedRows(rows=r.retrain.rows, fresh=tuple(sorted(f.sha256 for f in files[name] if f.uri in uris)))
-        for name, uris in fresh.items()
+        name: UsedRows(rows=r.retrain.rows, fresh=tuple(sorted(f.sha256 for f in files[name] if unseen(name, f))))
+        for name in fresh
     }
 
 

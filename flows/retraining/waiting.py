@@ -32,7 +32,7 @@ from prefect.states import Completed
 
 from flows.pages.run_page import artifact_key, artifact_url
 from flows.retraining.approval import Approval
-from flows.retraining.challenge import Challenge, listing_of
+from flows.retraining.challenge import Challenge, drop_asked, listing_of
 from flows.retraining.retrain_page import markdown, show_retraining
 from ftlib.recipe.recipe import Recipe
 from ftlib.workspace import Workspace
@@ -53,8 +53,8 @@ def ask(judged: Challenge, work: Workspace) -> tuple[Approval | None, int | None
     with get_client(sync_client=True) as client:
         this = client.read_flow_run(UUID(str(flow_run.id)))
         attempt = _attempt(client, this)
-        if this.labels.get(ATTEMPT) != attempt:
-            version = judged.version.version if judged.version else 0
+        version = judged.version.version if judged.version else 0
+        if (this.labels.get(ATTEMPT), this.labels.get(VERSION)) != (attempt, version):  # else it has asked, of this one
             hold = judged.hold.sequence if judged.hold else 0
             asked = this.labels.get(ASKED, datetime.now(UTC).isoformat())
             labels = {**_about(r), VERSION: version, ASKED: asked, HOLD: hold, ATTEMPT: attempt}
@@ -66,7 +66,7 @@ def ask(judged: Challenge, work: Workspace) -> tuple[Approval | None, int | None
         case = markdown(judged, artifact_url(artifact_key("report", r.name)))
         try:
             approval = suspend_flow_run(
-                wait_for_input=Approval.asking(case), timeout=Approval.seconds, key=f"approval-{attempt}"
+                wait_for_input=Approval.asking(case), timeout=Approval.seconds, key=f"approval-{attempt}-{version}"
             )
         except Pause:  # only now does this one wait: killed before, it would have left nobody to ask
             _supersede(client, r, older, this)
@@ -122,6 +122,7 @@ def _supersede(client: SyncPrefectClient, r: Recipe, older: Sequence[FlowRun], b
         client.set_flow_run_state(run.id, Completed(name=SUPERSEDED, message=message))
         # Its process is gone, so nobody else says that it needs its work no more.
         _workspace(run).drop(listing_of(str(run.id)))
+        drop_asked(r, _workspace(run), str(run.id))
         _say_on_page(client, run, r, by)
 
 

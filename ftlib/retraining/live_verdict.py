@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -161,21 +161,22 @@ class Heard(Config):
     keys: tuple[str, ...] = ()
 
 
-def live_reasons(work: Workspace, watched: Watched, version: int, entry: int) -> tuple[str, ...]:
-    """Return what the newest look found of the version in place that no retraining has heard yet, a sentence each."""
+def live_reasons(work: Workspace, watched: Watched, version: int, entry: int) -> dict[str, str]:
+    """Return what the newest look found of the version in place that no retraining has heard yet: a sentence by key."""
     look = remembered(work, watched)
     if look is None or (look.verdict.version, look.verdict.entry) != (version, entry):
-        return ()
+        return {}
     heard = _heard(work, watched)
-    return tuple(
-        f"live {key.partition(':')[0]}: {said}" for key, said in look.verdict.findings().items() if key not in heard
-    )
+    return {
+        key: f"live {key.partition(':')[0]}: {said}"
+        for key, said in look.verdict.findings().items()
+        if key not in heard
+    }
 
 
-def hear(work: Workspace, watched: Watched, entry: int) -> None:
-    """Say that a version was trained after the findings about an entry: they are no reason for another one."""
-    look = remembered(work, watched)
-    if look is None or look.verdict.entry != entry or not (found := look.verdict.findings()):
+def hear(work: Workspace, watched: Watched, found: Collection[str]) -> None:
+    """Say that a version was trained after findings, by their keys: they are no reason for another one."""
+    if not found:
         return
     keys = Heard(keys=tuple(sorted({*_heard(work, watched), *found})))
     overwrite(work, watched.path("-heard"), keys.model_dump_json().encode())

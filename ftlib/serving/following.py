@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from ftlib.errors import ReglageError, first_line
+from ftlib.errors import ModelError, ReglageError, first_line
 from ftlib.published.loaded import LoadedVersion
 from ftlib.registry.aliases import AliasEntry, AliasLog
 from ftlib.registry.registry import ModelRegistry
@@ -78,7 +78,18 @@ class Following:
         return {**self.side.said, "which": self._which, "trouble": self.trouble, "refused": self.refused}
 
     def _first(self) -> Side:
-        """Return the side that answers first: what is meant, or the newest earlier version that loads."""
+        """Return the side that answers first: what is meant, or the newest earlier version that loads.
+
+        Raises ReglageError, whatever a library raises: a card that is full, weights that it cannot read.
+        """
+        try:
+            return self._loaded_first()
+        except ReglageError:
+            raise
+        except Exception as error:
+            raise ModelError(f"{self._name}@{self._which} does not load: {first_line(error)}") from error
+
+    def _loaded_first(self) -> Side:
         if self._log is None:
             version = self._registry.version(self._name, int(self._which))
             return Side(version, None, self._load(version), utc_now())

@@ -20,7 +20,15 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows.retrain import retrain
 from flows.retraining.approval import Approval, asks_a_person, one_at_a_time
-from flows.retraining.challenge import Challenge, challenge, judged_before, settle, to_unlearn
+from flows.retraining.challenge import (
+    Challenge,
+    challenge,
+    drop_asked,
+    judged_before,
+    keep_asked,
+    settle,
+    to_unlearn,
+)
 from flows.retraining.fresh_data import Listing
 from flows.retraining.retrain_page import markdown
 from ftlib.data.forgotten import ForgetRequest, digest_of_key, write_request
@@ -461,6 +469,24 @@ def test_a_run_that_is_killed_behind_its_promotion_and_tried_again_ends_as_promo
     settled = decided(recipe, kept.work, again, None)
     assert (settled.what, settled.reasons) == ("promoted", found.reasons)  # no other run has considered these files
     assert [entry.version for entry in kept.registry.history(NAME, "champion")] == [1, 2]
+
+
+@pytest.mark.slow
+def test_what_a_person_was_asked_about_is_what_goes_on(
+    kept: Model, waiting: Callable[..., tuple[Recipe, Challenge]], monkeypatch: pytest.MonkeyPatch
+):
+    recipe, found = waiting()
+    work = Workspace(kept.work)
+    assert judged_before(recipe, work, "this-run") is None
+    keep_asked(found, work)
+    other = kept.recipe("retrain.margin=0.5", "phases.tune.optimizer.learning_rate=1e-5")  # edited while she thinks
+    assert judged_before(other, work, "this-run") == found
+    assert judged_before(other, work, "another-run") is None
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.retraining.challenge.read_requests", lambda _: ["somebody"])
+        assert judged_before(recipe, work, "this-run") is None  # its version may know what is to be forgotten
+    drop_asked(recipe, work, "this-run")
+    assert judged_before(recipe, work, "this-run") is None
 
 
 @pytest.mark.parametrize(

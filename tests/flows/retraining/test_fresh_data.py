@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 
 from flows.retraining.challenge import _check_labels as check_labels_kept
 from flows.retraining.champion import InPlace, unseen
-from flows.retraining.fresh_data import Listing, Seen, news
+from flows.retraining.fresh_data import Listing, Seen, news, used_rows
 from flows.run.values import Data
 from ftlib.config import Split
 from ftlib.data.limits import Limits
+from ftlib.data.listed import ListedFile
 from ftlib.data.sources.feedback import Feedback
 from ftlib.kinds.outcomes import ScoreOutcomes
 from ftlib.models.folder import find_model
@@ -172,3 +174,14 @@ def test_a_request_is_a_fresh_row_when_its_feedback_is_new(tmp_path: Path) -> No
     assert (before.ledger.kept, raw.ledger.kept, len(fresh)) == (6, 7, 2)  # of 2 and 4 is known what was known
     assert raw.ledger.dropped == {"joined": 4, "no_correction": 5}
     assert len(np.intersect1d(rows_from(before), rows_from(raw))) == 5  # and one was replaced
+
+
+def test_what_a_refused_challenger_saw_stays_fresh_until_a_champion_has_read_it(tmp_path: Path) -> None:
+    recipe = load_recipe(tiny_recipe(tmp_path), ["retrain={start: champion, rows: {kind: replay, share: 0.2}}"])
+    monday, tuesday, today = (SimpleNamespace(uri=name, sha256=name[0] * 64) for name in ("a", "b", "c"))
+    changes = Changes(added=(ListedFile.model_construct(uri="c"),))
+    listing = Listing.model_construct(seen={"home": Seen.model_construct(changes=changes, sequence=2)})
+    champion: Any = SimpleNamespace(has_read=lambda _: frozenset({monday.sha256}))
+    files: Any = {"home": (monday, tuesday, today)}
+    assert used_rows(recipe, listing, files, champion)["home"].fresh == (tuesday.sha256, today.sha256)
+    assert used_rows(recipe, listing, files, None) == {}

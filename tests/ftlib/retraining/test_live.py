@@ -230,18 +230,23 @@ def test_the_worst_that_was_found_is_the_verdict() -> None:
 
 def test_a_retraining_hears_a_finding_once_and_only_of_the_version_in_place(tmp_path: Path) -> None:
     work, m = Workspace(tmp_path), Watched("m", "champion", "s3://models at http://one")
-    assert live_reasons(work, m, 2, 5) == ()
+    assert live_reasons(work, m, 2, 5) == {}
     remember(work, m, Remembered(verdict=verdict(drift=DRIFTED)))
-    (reason,) = live_reasons(work, m, 2, 5)
+    trained_for = live_reasons(work, m, 2, 5)
+    (reason,) = trained_for.values()
     assert reason.startswith("live drift: length: PSI")
-    assert live_reasons(work, m, 2, 6) == live_reasons(work, m, 3, 5) == ()
-    hear(work, m, 4)
+    assert live_reasons(work, m, 2, 6) == live_reasons(work, m, 3, 5) == {}
+    hear(work, m, ())
     assert live_reasons(work, m, 2, 5)
-    hear(work, m, 5)
-    remember(work, m, Remembered(verdict=verdict(drift=DRIFTED)))  # the next look finds the same
-    assert live_reasons(work, m, 2, 5) == ()
+    worse = quality(counted(judged(500, 0.6)).windows, [1], OfLabels(), PUBLISHED, 0.0, 1e9, [])
+    remember(work, m, Remembered(verdict=verdict(drift=DRIFTED, quality=worse, standard=PUBLISHED)))
+    hear(work, m, trained_for)
+    assert live_reasons(work, m, 2, 5)  # what was found while it trained is a reason for the next one
+    assert not live_reasons(work, m, 2, 5).keys() & trained_for.keys()
+    hear(work, m, live_reasons(work, m, 2, 5))
+    assert live_reasons(work, m, 2, 5) == {}
     (tmp_path / m.path("")).write_text("{")
-    assert live_reasons(work, m, 2, 5) == ()
+    assert live_reasons(work, m, 2, 5) == {}
 
 
 def test_looks_at_two_aliases_or_two_registries_do_not_know_each_other(tmp_path: Path) -> None:
@@ -250,8 +255,8 @@ def test_looks_at_two_aliases_or_two_registries_do_not_know_each_other(tmp_path:
     remember(work, m, Remembered(verdict=verdict(drift=DRIFTED), told=("drift:5:length",)))
     for other in others:
         assert remembered(work, other) is None
-        assert live_reasons(work, other, 2, 5) == ()
+        assert live_reasons(work, other, 2, 5) == {}
         assert other.event_id("drift:5:length") != m.event_id("drift:5:length")
         remember(work, other, Remembered(verdict=verdict(drift=DRIFTED)))
-        hear(work, other, 5)
+        hear(work, other, live_reasons(work, other, 2, 5))
     assert live_reasons(work, m, 2, 5)

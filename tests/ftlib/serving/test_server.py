@@ -25,11 +25,11 @@ from ftlib.serving.traffic import meets_challenger
 from ftlib.storage import LocalStore
 
 TOKEN = "a-token-of-many-characters"
-BROKEN = 9
+BROKEN, TOO_LARGE = 9, 8
 
 
 class Registry:
-    """Versions 1 to 9 of one model, of which the last does not load; its aliases are real."""
+    """Versions 1 to 9 of one model, of which the last two do not load; its aliases are real."""
 
     def __init__(self, store: LocalStore) -> None:
         self.store = store
@@ -56,6 +56,8 @@ class Loaded:
         self.device = given[-1]
         if self.number == BROKEN:
             raise ModelError("its weights are damaged; publish again")
+        if self.number == TOO_LARGE:
+            raise RuntimeError("CUDA out of memory")
 
     def warm(self) -> None:
         pass
@@ -329,3 +331,17 @@ def test_a_log_that_refuses_fails_no_request_and_is_shown(
 def test_traffic_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Value error"):
         ServingPlan.model_validate({"name": "mail", "which": "champion", "registry": "r", **fields})
+
+
+@pytest.mark.parametrize(("version", "why"), [(BROKEN, "weights are damaged"), (TOO_LARGE, "CUDA out of memory")])
+def test_a_challenger_that_does_not_load_leaves_everything_to_the_champion(
+    serve: Any, tmp_path: Path, version: int, why: str
+) -> None:
+    served, told = serve(challenger=version, share=0.5)
+    assert any(why in line and line.endswith("the champion answers everything") for line in told)
+    assert {*labels(served, *"abcdefgh")} == {"v1"}
+
+
+def test_a_champion_that_does_not_fit_is_told_in_one_line(serve: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"mail@8 does not load: .*CUDA out of memory"):
+        serve(which=TOO_LARGE)
