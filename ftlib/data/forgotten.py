@@ -56,9 +56,9 @@ def digest_of_key(value: Value) -> str | None:
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, key=_SALT).hexdigest()
 
 
-def is_forgotten(value: Value, excluded: Collection[str]) -> bool:
-    """Say whether a row with this key is to be left out."""
-    return digest_of_key(value) in excluded
+def is_forgotten(keys: Iterable[Value], excluded: Collection[str]) -> bool:
+    """Say whether a row with these keys is to be left out."""
+    return any(digest_of_key(key) in excluded for key in keys)
 
 
 def read_requests(work: Workspace) -> list[ForgetRequest]:

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Container
 from datetime import UTC, datetime
 
 from ftlib.data.identity import IDENTITY, Version, identity, visible
 from ftlib.data.rows import Value
 
+CHOSEN, REJECTED = "chosen", "rejected"
+"""The columns of a pair of answers."""
+OVER = ">"
+"""Between the keys of the two requests that a pair is made of: the chosen one's first."""
 DELETED = "_deleted"
 """The column that makes a row a tombstone: true, or `"true"` from a csv."""
 
@@ -22,6 +27,14 @@ DELETED = "_deleted"
 def row_key(value: Value) -> str | None:
     """Return the key as text; None for a value that is none: absent, empty, a truth value, a fraction, a list."""
     return identity(value) if _may_be_key(value) else None
+
+
+def keys_in(value: Value, columns: Container[str]) -> tuple[Value, ...]:
+    """Return the keys that a row has by its column of keys: of a pair of answers those of both requests as well."""
+    if not (isinstance(value, str) and CHOSEN in columns and REJECTED in columns):
+        return (value,)
+    at = [place for place, letter in enumerate(value) if letter == OVER]  # a request's own id may have one
+    return (value, *(part for place in at for part in (value[:place], value[place + 1 :])))
 
 
 def _may_be_key(value: Value) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 from ftlib.config import Config
 from ftlib.data.datasets import RawDataset
 from ftlib.data.forgotten import FOLDER, ForgetRequest, digest_of_key, read_requests, write_request
-from ftlib.data.row_keys import row_key
+from ftlib.data.row_keys import keys_in, row_key
 from ftlib.data.snapshot import read_column, read_snapshot
 from ftlib.errors import BusyError, RecipeError, StorageError
 from ftlib.published.row_search import Holding, Holdings, Wanted, find_rows
@@ -142,7 +142,7 @@ class Eraser:
             known = {trace.path for trace in traces}
             traces += [page for page in self._pages_of([*outputs, *snapshots]) if page.path not in known]
         known_keys = seen | {key for one in earlier for key in one.keys}
-        learnt, unasked = self._learnt(registries, digests)
+        learnt, unasked = self._learnt(registries, [*digests.values(), *sorted(search.pairs)])
         ordered = {trace.path: trace for trace in (*traces, *outputs, *snapshots)}
         erasure = Erasure(
             folder=str(self.root), acted=False, keys=len(digests), rows=len(search.ids), traces=tuple(ordered.values()),
@@ -160,7 +160,7 @@ class Eraser:
         traces: list[Trace] = []
         keyed, named = self._key_columns()
         for folder, columns in keyed.items():
-            rows = _rows_with(folder, columns, asked)
+            rows = _rows_with(folder, columns, asked, search)
             hits = rows.keys() | _quarantined(folder, {*asked.values()})
             seen |= hits
             if hits:
@@ -274,10 +274,10 @@ class Eraser:
             yield from (self._trace(path, "page or log") for path in dict.fromkeys(pages) if path.exists())
 
     def _learnt(
-        self, registries: Sequence[RegistryReader], digests: Mapping[str, str]
+        self, registries: Sequence[RegistryReader], keys: Iterable[str]
     ) -> tuple[tuple[Holding, ...], list[str]]:
         """Ask registries, by the keys as they were given; return what they know, and what they do not."""
-        wanted = [Wanted(by="key", value=key) for key in digests.values()]
+        wanted = [Wanted(by="key", value=key) for key in keys]
         learnt: list[Holding] = []
         unknown: list[str] = []
         for registry in registries:
@@ -324,7 +324,9 @@ def request_of(
     """Return what ingestion is asked from now on, and which versions a retraining is to replace."""
     trained = defaultdict[str, set[str]](set)
     for one in learnt:
-        if one.split == "train" and one.through is None and (key := digest_of_key(one.wanted.value)):
+        if one.split != "train" or one.through is not None:
+            continue
+        for key in search.pairs.get(one.wanted.value) or filter(None, [digest_of_key(one.wanted.value)]):
             trained[key].add(one.version)
     return ForgetRequest(
         keys={key: tuple(sorted(search.rows.get(key, ()))) for key in sorted(digests)}, dataset=dataset,
@@ -362,13 +364,21 @@ def check_done(erasure: Erasure) -> None:
         )
 
 
-def _rows_with(folder: Path, columns: Iterable[str], asked: Mapping[str, str]) -> dict[str, set[str]]:
-    """Return the ids of a snapshot's rows with one of the keys, which are given by text, by the key's digest."""
+def _rows_with(folder: Path, columns: Iterable[str], asked: Mapping[str, str], search: Search) -> dict[str, set[str]]:
+    """Return the ids of a snapshot's rows with one of the keys, which are given by text, by the key's digest.
+
+    What pairs are called that are made of one is noted in `search`.
+    """
     rows = defaultdict[str, set[str]](set)
+    raw = read_record(folder, RawDataset)
+    of_rows = raw.columns if raw else ()
     for column in sorted(columns):
         for row_id, value in read_column(folder / "rows.parquet", column):
-            if (key := row_key(value)) in asked:
-                rows[asked[str(key)]].add(row_id)
+            for key in keys_in(value, of_rows):
+                if (text := row_key(key)) in asked:
+                    rows[asked[str(text)]].add(row_id)
+                    if key != value:
+                        search.pairs.setdefault(str(value), set()).add(asked[str(text)])
     return rows
 
 

@@ -32,6 +32,9 @@ class Search:
     """By the digest of a key, the ids of the rows that have it: 32 hex digits."""
     quotes: set[bytes] = field(default_factory=set[bytes])
     """Parts of their texts, each of `_QUOTE` letters."""
+    pairs: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    """The keys of pairs of answers that are made of a key, with the digests of those that are: by them versions know
+    such rows."""
 
     @cached_property
     def ids(self) -> set[str]:

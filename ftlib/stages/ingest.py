@@ -22,7 +22,7 @@ from ftlib.data.passes.exchange import Dealt, Exchange, exchange_in, part_of
 from ftlib.data.passes.executor import Executor, parts_of
 from ftlib.data.passes.reading import RANGE_BYTES, Unit, read_unit, units_of
 from ftlib.data.personal_data import PersonalData, PersonalDataSearch, check_seen
-from ftlib.data.row_keys import DELETED
+from ftlib.data.row_keys import DELETED, keys_in
 from ftlib.data.row_schema import Column, compile_schema
 from ftlib.data.row_versions import RowVersions, check_moments, last_of, version_type
 from ftlib.data.rows import BadRow, Checked, Passed, Row, Value, check_values
@@ -246,8 +246,10 @@ class _Reading:
 
     def _allowed(self, row: Row) -> Row | BadRow | Passed:
         """Return the row with what the recipe redacts redacted, or why it may not be kept, before anything reads it."""
-        if self.forgotten and self.job.key and is_forgotten(row.values.get(self.job.key), self.forgotten):
-            return Passed(row.bytes, "forgotten")
+        if self.forgotten and self.job.key:
+            keys = keys_in(row.values.get(self.job.key), row.values)
+            if is_forgotten(keys, self.forgotten):
+                return Passed(row.bytes, "forgotten")
         if not self.personal.looks:
             return row
         values, column, kinds = self.personal.look(row.values)

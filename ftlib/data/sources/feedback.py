@@ -18,7 +18,7 @@ from typing_extensions import override
 from ftlib.data.conversations import holds_turns, messages_of, turns_in
 from ftlib.data.listed import FileVersion
 from ftlib.data.row_files import read_file
-from ftlib.data.row_keys import DELETED, is_tombstone, moment_of
+from ftlib.data.row_keys import CHOSEN, DELETED, OVER, REJECTED, is_tombstone, moment_of
 from ftlib.data.row_reasons import PassReason, reasons
 from ftlib.data.row_versions import RowVersions
 from ftlib.data.rows import BadRow, Passed, Row, Value, blame, need_column
@@ -389,7 +389,7 @@ class _Log:
         newer = max((request.said, other.said), key=lambda line: self._moment(line))
         if source.time in newer.values:
             shared[source.time] = newer.values[source.time]
-        ids = f"{up[source.request]}>{down[source.request]}"
+        ids = f"{up[source.request]}{OVER}{down[source.request]}"
         said = newer._replace(bytes=request.said.bytes)
         return self._paired(said, shared, up[source.answer], down[source.answer], ids)
 
@@ -397,7 +397,7 @@ class _Log:
         source = self.source
         left_out = {source.answer, source.thumb, source.correction}
         kept = {name: value for name, value in values.items() if name not in left_out}
-        pair: dict[str, Value] = {source.request: ids, "chosen": chosen, "rejected": rejected}
+        pair: dict[str, Value] = {source.request: ids, CHOSEN: chosen, REJECTED: rejected}
         return Row(said.uri, said.line, said.bytes, {**kept, **pair})
 
     def _partners(self, groups: _Groups, stream: IO[bytes]) -> dict[int, int | PassReason]:

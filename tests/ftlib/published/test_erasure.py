@@ -17,10 +17,12 @@ from pyarrow import parquet
 from ftlib.data.forgotten import digest_of_key, excluded, read_requests
 from ftlib.data.limits import Limits
 from ftlib.data.snapshot import read_snapshot
+from ftlib.data.sources.feedback import Feedback
 from ftlib.data.sources.files import Files
 from ftlib.errors import BusyError, RecipeError, StorageError
 from ftlib.published import erasure as module
 from ftlib.published.erasure import Eraser, check_done
+from ftlib.published.row_search import Holding, Holdings
 from ftlib.stages.ingest import IngestJob, ingest
 from ftlib.testing import write_jsonl
 from ftlib.workspace import Workspace, exclusive, leave
@@ -236,3 +238,36 @@ def test_a_folder_that_may_not_be_written_is_one_line(place: Place):
             place.eraser().erase(delete=True)
     finally:
         place.work.root.chmod(0o700)
+
+
+def test_a_request_is_forgotten_in_every_pair_that_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said = [("r1", "up", True), ("r2", "down", False), ("r3", "upper", True), ("r4", "lower", False)]
+    lines = [{"request_id": id, "prompt": "p", "answer": text, "thumb": thumb} for id, text, thumb in said]
+    lines = [{**line, "time": f"2026-11-0{n}T10:00:00Z"} for n, line in enumerate(lines, 1)]
+    source = Feedback(path=str(write_jsonl(tmp_path / "log.jsonl", lines)), gives="pairs")
+    work = Workspace(tmp_path / "work")
+
+    def ingested() -> set[object]:
+        job = IngestJob(
+            name="home", source=source, files=source.pin(), limits=Limits(rows=1), key="request_id",
+            excluded=excluded(read_requests(work), "home"),
+        )  # fmt: skip
+        raw = ingest(job, work)
+        leave(work.root)
+        return {values["request_id"] for _, values in read_snapshot(raw.path / "rows.parquet")}
+
+    assert ingested() == {"r1>r2", "r3>r4"}
+
+    def known(_: object, wanted: Any) -> Holdings:  # a registry whose one version learnt the pair
+        found = [
+            Holding(wanted=one, version="m@1", dataset="home", split="train") for one in wanted if ">" in one.value
+        ]
+        return Holdings(found=tuple(found), searched=("m@1",), without_index=())
+
+    monkeypatch.setattr(module, "find_rows", known)
+    registry: Any = None
+    done = Eraser(work.root, ("r2",), by="a test").erase([registry], delete=True)
+    assert [request.learnt for request in read_requests(work)] == [{digest_of_key("r2"): ("m@1",)}]
+    assert (done.rows, done.absent) == (1, ())
+    assert [trace.kind for trace in done.traces] == ["snapshot"]
+    assert ingested() == {"r3>r4"}
