@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Self
 
 from pydantic import model_validator
 
@@ -25,7 +24,7 @@ class AsksReward(Config):
     """Where the reward models are that it asks, by the names it has for them."""
 
     @model_validator(mode="after")
-    def _models_are_named(self) -> Self:
+    def _models_are_named(self) -> AsksReward:
         if {*self.reward.companions} != {*self.models}:
             asks, given = these(self.reward.companions), these(self.models)
             raise ValueError(f"models: its reward asks {asks}, got {given}; name where each of them is")

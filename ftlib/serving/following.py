@@ -90,6 +90,7 @@ class Following:
             raise ModelError(f"{self._name}@{self._which} does not load: {first_line(error)}") from error
 
     def _loaded_first(self) -> Side:
+        """Load versions, the newest first, until one does."""
         if self._log is None:
             version = self._registry.version(self._name, int(self._which))
             return Side(version, None, self._load(version), utc_now())

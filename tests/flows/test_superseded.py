@@ -18,9 +18,10 @@ def test_its_listing_goes_with_it_and_that_of_one_that_goes_on_stays(tmp_path: P
     waits, goes_on = runs
     states: dict[Any, State] = {waits.id: Suspended(), goes_on.id: Completed()}
     listings = [Path(str(run.parameters["work"]), listing_of(str(run.id))) for run in runs]
-    for listing in listings:
-        listing.parent.mkdir(parents=True)
-        listing.write_text("{}")
+    cases = [Path(str(run.parameters["work"]), f"runs/tickets/asked/{run.id}-0123.json") for run in runs]
+    for kept in (*listings, *cases):
+        kept.parent.mkdir(parents=True)
+        kept.write_text("{}")
 
     def become(run: Any, state: State) -> None:
         states[run] = state
@@ -30,7 +31,7 @@ def test_its_listing_goes_with_it_and_that_of_one_that_goes_on_stays(tmp_path: P
         set_flow_run_state=become,
         read_artifacts=lambda artifact_filter: [],
     )
-    recipe = cast("Recipe", SimpleNamespace(publish=SimpleNamespace(name="router")))
+    recipe = cast("Recipe", SimpleNamespace(name="tickets", publish=SimpleNamespace(name="router")))
     _supersede(client, recipe, runs, FlowRun(id=uuid4(), flow_id=uuid4()))
     assert states[waits.id].name == "Superseded"
-    assert [listing.exists() for listing in listings] == [False, True]
+    assert [listing.exists() for listing in listings] == [case.exists() for case in cases] == [False, True]
