@@ -48,7 +48,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module", params=STARTS)
+@pytest.fixture(scope="module", params=["t5", "bart", pytest.param("marian", marks=pytest.mark.slow)])
 def family(request: pytest.FixtureRequest) -> TextFamily:
     return request.param
 

@@ -108,7 +108,12 @@ class Recorded:
 
 
 @pytest.mark.parametrize(
-    "tuning", [Full(), FrozenLayers(layers=1), LoRA(rank=2, dropout=0.1)], ids=["full", "frozen", "lora"]
+    "tuning",
+    [
+        Full(),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (FrozenLayers(layers=1), LoRA(rank=2, dropout=0.1))),
+    ],
+    ids=["full", "frozen", "lora"],
 )
 def test_the_phase_ends_with_what_torchs_averaged_model_holds(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path, tuning: object
