@@ -198,8 +198,8 @@ def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     if worth.go and r != asked:
         note = "the champion's weights know them, so this starts from the recipe's model, on every row"
         worth = worth.model_copy(update={"reasons": (*worth.reasons, note)})
-    found = {"reasons": worth.reasons, "worth": worth, "news": fresh, "findings": tuple(live)}
-    so_far = so_far.model_copy(update=found)
+    judged = {"reasons": worth.reasons, "worth": worth, "news": fresh, "findings": tuple(live)}
+    so_far = so_far.model_copy(update=judged)
     if not worth.go:
         return so_far
     _check_labels(r, data.labels, names)

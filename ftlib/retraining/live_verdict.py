@@ -174,11 +174,11 @@ def live_reasons(work: Workspace, watched: Watched, version: int, entry: int) ->
     }
 
 
-def hear(work: Workspace, watched: Watched, found: Collection[str]) -> None:
+def hear(work: Workspace, watched: Watched, findings: Collection[str]) -> None:
     """Say that a version was trained after findings, by their keys: they are no reason for another one."""
-    if not found:
+    if not findings:
         return
-    keys = Heard(keys=tuple(sorted({*_heard(work, watched), *found})))
+    keys = Heard(keys=tuple(sorted({*_heard(work, watched), *findings})))
     overwrite(work, watched.path("-heard"), keys.model_dump_json().encode())
 
 

@@ -73,12 +73,12 @@ def propose(
 
 
 def _of_grid(search: Search, number: int) -> dict[str, Point]:
-    found: dict[str, Point] = {}
+    points: dict[str, Point] = {}
     for path, domain in reversed(search.space.items()):  # the last field's values change fastest
         every = domain.every() or ()
         number, place = divmod(number, len(every))
-        found[path] = every[place]
-    return {path: found[path] for path in search.space}
+        points[path] = every[place]
+    return {path: points[path] for path in search.space}
 
 
 def _study(

@@ -112,6 +112,7 @@ class Uniform(_Range):
     """Only `low`, `low + step` and so on; null: any number."""
 
     most: ClassVar[int] = 1_000_000
+    """How many values a step may make."""
 
     @model_validator(mode="after")
     def _has_steps(self) -> Uniform:
@@ -237,7 +238,7 @@ class Choice(DomainBase):
     def _is_a_choice(self) -> Choice:
         if len(self.values) < self.least:
             raise ValueError(f"values: at least {self.least} to choose from, got {len(self.values)}")
-        said = [_said(value) for value in self.values]
+        said = [_as_json(value) for value in self.values]
         if twice := sorted({one for one in said if said.count(one) > 1}):
             raise ValueError(f"values: {', '.join(twice)} is there twice; take one out")
         return self
@@ -248,8 +249,8 @@ class Choice(DomainBase):
 
     @override
     def point(self, value: object) -> Point | None:
-        said = [_said(one) for one in self.values]  # Python takes 1 and true for one value
-        return said.index(_said(value)) if _said(value) in said else None
+        said = [_as_json(one) for one in self.values]  # Python takes 1 and true for one value
+        return said.index(_as_json(value)) if _as_json(value) in said else None
 
     @override
     def corners(self) -> tuple[JsonValue, ...]:
@@ -269,7 +270,7 @@ class Choice(DomainBase):
 Domain = Annotated[Uniform | LogUniform | Integer | Choice, Field(discriminator="kind")]
 
 
-def _said(value: object) -> str:
+def _as_json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
