@@ -277,7 +277,7 @@ def test_mixed_batches_divide_by_the_items_of_all_parts(
 def test_a_mixture_that_was_stopped_goes_on_in_the_same_order(
     start: Checkpoint, parts: tuple[PreparedDataset, ...], mixing: dict[str, object], tmp_path: Path
 ) -> None:
-    job = mixed(start, parts, mixing, checkpoint_seconds=1e-9)
+    job = mixed(start, parts, mixing)
     whole = train(job, Workspace(tmp_path / "whole"))
     with stopped_at(16):
         train(job, Workspace(tmp_path / "stopped"))

@@ -219,7 +219,7 @@ SLOW = pytest.mark.slow
 def test_a_resumed_run_is_pulled_to_where_the_phase_started(
     start: Checkpoint, data: PreparedDataset, weighed: Fisher, tmp_path: Path, kind: str
 ) -> None:
-    asked = job(start, data, {"kind": kind}, weighed if kind == "ewc" else None, checkpoint_seconds=1e-9)
+    asked = job(start, data, {"kind": kind}, weighed if kind == "ewc" else None)
     whole = train(asked, Workspace(tmp_path / "whole"))
     with stopped_at(2):
         train(asked, Workspace(tmp_path / "stopped"))

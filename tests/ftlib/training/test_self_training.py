@@ -71,7 +71,7 @@ def job(start: Checkpoint, data: PreparedDataset, **fields: Any) -> TrainJob:
             **fields,
         }
     )
-    compute = Compute(workers=0, threads=1, checkpoint_seconds=1e-6)
+    compute = Compute(workers=0, threads=1)
     return TrainJob(start=start, data=data, phase=phase, precision="fp32", seed=7, compute=compute)
 
 

@@ -267,7 +267,7 @@ def test_a_mix_is_of_the_body_and_each_head(start: Checkpoint, done: Checkpoint,
 def test_tasks_resume_to_the_bit_and_do_not_depend_on_how_a_batch_is_split(
     start: Checkpoint, done: Checkpoint, parts: Mapping[str, PreparedDataset], tmp_path: Path
 ) -> None:
-    job = job_of(start, parts, checkpoint_seconds=1e-9)
+    job = job_of(start, parts)
     with stopped_at(4):
         train(job, Workspace(tmp_path / "stopped"))
     resumed = train(job, Workspace(tmp_path / "stopped"))

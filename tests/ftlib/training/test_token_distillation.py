@@ -164,10 +164,10 @@ def job(ends: tuple[Checkpoint, Checkpoint], data: PreparedDataset, **changes: A
 def test_a_lora_student_comes_nearer_to_its_teacher_and_resumes_to_the_bit(
     asked: Asked, data: PreparedDataset, ends: tuple[Checkpoint, Checkpoint], tmp_path: Path
 ) -> None:
-    whole = train(job(ends, data, compute={"checkpoint_seconds": 1e-9}), Workspace(tmp_path / "whole"))
+    whole = train(job(ends, data), Workspace(tmp_path / "whole"))
     with stopped_at(2):
-        train(job(ends, data, compute={"checkpoint_seconds": 1e-9}), Workspace(tmp_path / "stopped"))
-    resumed = train(job(ends, data, compute={"checkpoint_seconds": 1e-9}), Workspace(tmp_path / "stopped"))
+        train(job(ends, data), Workspace(tmp_path / "stopped"))
+    resumed = train(job(ends, data), Workspace(tmp_path / "stopped"))
     assert (resumed.facts["resumed_from_step"], resumed.weights) == (2, whole.weights)
     after = AutoModelForCausalLM.from_pretrained(whole.folder).eval()
     objective, beside = CompletionDistillation(temperature=2.0), {"teacher": asked[1]}

@@ -62,7 +62,7 @@ class Made:
         phase = Phase(
             name="adapt", dataset="d", objective=MaskedLM(), tuning=tuning or Full(), optimizer=settings, dropout=0.0
         )
-        options = {"workers": 0, "threads": 1, "checkpoint_seconds": 1e-6, **compute}
+        options = {"workers": 0, "threads": 1, **compute}
         return TrainJob(
             start=self.start, data=self.data, phase=phase, precision="fp32", seed=7, compute=Compute(**options)
         )

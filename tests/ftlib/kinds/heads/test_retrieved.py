@@ -66,7 +66,7 @@ class Made:
             name="tune", dataset="d", objective=MultipleNegatives(), tuning=tuning or Full(), optimizer=settings,
             dropout=0.0,
         )  # fmt: skip
-        options = {"workers": 0, "threads": 1, "checkpoint_seconds": 1e-6, **compute}
+        options = {"workers": 0, "threads": 1, **compute}
         return TrainJob(
             start=self.start, data=self.data, phase=phase, precision="fp32", seed=7, compute=Compute(**options)
         )

@@ -170,7 +170,7 @@ def test_a_stopped_run_goes_on_with_the_average_it_had(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path, tuning: object
 ) -> None:
     patient = phase(0.9, tuning=tuning, early_stopping=EarlyStopping(patience=9))
-    asked = job(start, data, patient, checkpoint_seconds=1e-9)
+    asked = job(start, data, patient)
     whole = train(asked, Workspace(tmp_path / "whole"))
 
     with stopped_at(6):
