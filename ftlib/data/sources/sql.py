@@ -26,6 +26,18 @@ from ftlib.storage.files import local_errors
 
 _READS = ("select", "with", "values", "table")
 _COMMENT = re.compile(r"\s+|--[^\n]*(\n|$)|/\*.*?\*/|\(", re.S)
+_TOKEN = re.compile(
+    r"""
+    (?P<nothing> \s+ | --[^\n]* | /\*.*?\*/ | ; )
+    | [eE]'(?: \\. | '' | [^\\'] )*'
+    | '(?: '' | [^'] )*'
+    | "[^"]*"
+    | \$(\w*)\$ .*? \$\2\$
+    | .
+    """,
+    re.S | re.X,
+)
+"""A piece of a query: what says nothing, or a text in its quotes, in which all of these may stand, or a character."""
 
 
 class Sql(SourceBase):
@@ -118,7 +130,7 @@ class Sql(SourceBase):
     def _asked(self, asked: Database) -> Iterator[_AskedRow]:
         images, drop = taken_from(self.images), frozenset(self.drop_columns)
         number = 0
-        query = self.query.strip().rstrip(";")
+        query = _alone(self.query)
         for table in asked.tables(query, self.timeout_seconds):
             kept = [(name, cells) for name, cells in zip(table.names, table.columns, strict=True) if name not in drop]
             names = [name for name, _ in kept]
@@ -127,6 +139,12 @@ class Sql(SourceBase):
                 number += 1
                 row = table_row(asked.shown, number, 0, dict(zip(names, cells, strict=True)))
                 yield _AskedRow.of(with_images(row, self.images, no_files))
+
+
+def _alone(query: str) -> str:
+    """Return a query without what follows its last word: a semicolon would end the query that it is put into."""
+    said = [token.end() for token in _TOKEN.finditer(query) if token["nothing"] is None]
+    return query[: said[-1]].strip() if said else query
 
 
 class _AskedRow(NamedTuple):

@@ -151,6 +151,21 @@ def test_bad_queries_are_one_line(tmp_path: Path, query: str, error: type[Reglag
     assert (tmp_path / "a.db").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("select id from t;", [{"id": 1}]),
+        ("select id from t; -- all of them", [{"id": 1}]),
+        ("select id from t /* ; */ ;\n;\n-- 'done", [{"id": 1}]),
+        ("select 'a; -- b' as told from t -- it's one", [{"told": "a; -- b"}]),
+        ("-- why\nselect 'it''s; --' as \"of;\" -- what;\nfrom t", [{"of;": "it's; --"}]),
+    ],
+)
+def test_a_query_may_end_with_semicolons_and_comments(tmp_path: Path, query: str, rows: list[dict[str, Any]]) -> None:
+    source = Sql(uri=make(tmp_path / "a.db", [(1, "one", 1)]), query=query)
+    assert [row.values for row in all_rows(source) if isinstance(row, Row)] == rows
+
+
 def test_a_query_that_takes_too_long_is_left(tmp_path: Path) -> None:
     endless = "with recursive r(n) as (select 1 union all select n + 1 from r) select count(*) c from r"
     source = Sql(uri=make(tmp_path / "a.db", [(1, "one", 1)]), query=endless, timeout_seconds=0.1)
