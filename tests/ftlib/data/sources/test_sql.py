@@ -167,7 +167,7 @@ def test_a_query_may_end_with_semicolons_and_comments(tmp_path: Path, query: str
 
 
 def test_a_query_that_takes_too_long_is_left(tmp_path: Path) -> None:
-    """SQLite goes on by itself, so the query ends some time: an slow one would take a core from all other tests."""
+    """SQLite goes on by itself, so the query ends some time: an endless one would take a core from all other tests."""
     slow = "with recursive r(n) as (select 1 union all select n + 1 from r limit 3000000) select count(*) c from r"
     source = Sql(uri=make(tmp_path / "a.db", [(1, "one", 1)]), query=slow, timeout_seconds=0.1)
     with pytest.raises(DataError, match=r"took longer than 0.1 seconds; make it faster or raise"):
