@@ -13,7 +13,7 @@ from benchmarks.evidence.curve import draw
 from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.row import read_rows
-from benchmarks.evidence.trial import RESULTS, MachineFailed, read_trials, run_trial
+from benchmarks.evidence.trial import RESULTS, MachineFailed, commit_of_code, read_trials, run_trial
 from flows.prefect_server import TemporaryServer, user_has_server
 from ftlib.workspace import write_durably
 
@@ -28,9 +28,12 @@ def main() -> None:
     parser.add_argument("--larger", action="store_true", help="with each row's larger settings; kept beside the others")
     parser.add_argument("--threads", type=int, help="train in the run's process, with so many")
     parser.add_argument("--page", action="store_true", help="run nothing, write the page")
+    parser.add_argument("--dirty", action="store_true", help="also where the code is no commit's; the results say so")
     args = parser.parse_args()
     if unknown := sorted({*args.rows} - {*rows}):
         parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(rows)}")
+    if commit_of_code().endswith("-dirty") and not args.dirty and not args.page:
+        parser.error("files differ from their commit, so nobody could find what ran; commit them, or give --dirty")
     work = args.work.absolute()
     if not args.page and not user_has_server():  # one for all runs, which would each start their own
         server = TemporaryServer(work / "prefect-server.log")

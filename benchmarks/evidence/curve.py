@@ -38,13 +38,16 @@ class Explained:
 
 
 def explained(fit: Fit, trials: Sequence[Trial]) -> list[Explained]:
-    """Return the R2 of the fitted series together, then of each other series against the same curve."""
+    """Return the R2 of the fitted series together, of each other one against the same curve, and of all by one."""
     good = [trial for trial in trials if trial.failed is None and trial.points]
     if not good:
         return []
     others = dict.fromkeys(p.series for trial in good for p in trial.points if p.series not in fit.of)
     found = [_one(fit, good, fit.of, "the curve is fitted to them")]
     found += [_one(fit, good, (name,), "against that curve") for name in others]
+    if others:
+        together = (*fit.of, *others)
+        found.append(_one(fit.model_copy(update={"of": together}), good, together, "one curve is fitted to all"))
     for name in fit.instead:
         turned = [trial.model_copy(update={"points": tuple(_by(p, name) for p in trial.points)}) for trial in good]
         found.append(_one(fit, turned, fit.of, f"fitted along {name} instead"))

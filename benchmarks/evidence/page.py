@@ -19,8 +19,10 @@ HEAD = """# Evidence
 What each technique shows here, on real data that packages hold and on a small machine. Every line is a claim that was
 published or that we make, with the arms that are compared on rows that nothing was tuned on: test rows, but for
 `dpo_line`, which draws a line over validation rows. A difference is the mean over seeds with the 95 % interval of the
-paired differences. *Shows*: the whole interval is above what was claimed; *does not show*: the whole interval is below
-it; *contrary*: below 0; *too noisy*: none of these; *too few seeds*: fewer than three. Failed runs are counted.
+paired differences. *Shows*: the whole interval is above what was claimed; *contrary*: below 0; *not seen*: below what
+was claimed; *does not show*: below it, with a half-width below the effect that was published, and an independent
+implementation agrees; *no difference*: every seed says the same of both; *too noisy*: none of these; *too few seeds*:
+fewer than three. Failed runs are counted.
 
 ```bash
 make evidence                                    # runs what is missing, appends, and writes this page
@@ -37,8 +39,8 @@ Seconds are of the attempt that ended: stages that an earlier one had done cost 
 
 
 OVERVIEW = (
-    "The first comparison of each claim, in the metric's own unit; sections below have the others, the data and what "
-    "was published:"
+    "The first comparison of each claim, in the metric's own unit, and how many of all its comparisons show; sections "
+    "below have the others, the data and what was published:"
 )
 
 
@@ -55,10 +57,10 @@ def page(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
 
 def _overview(rows: Mapping[str, Row], trials: Mapping[str, Sequence[Trial]]) -> str:
     """Return a line a claim."""
-    cells = [["claim", "what is compared", "by how much", "seeds", ""]]
+    cells = [["claim", "what is compared", "by how much", "seeds", "", "show"]]
     for row in rows.values():
         plain, larger = _by_size(trials.get(row.name, ()))
-        cells.append([row.name, *_main(row, plain or larger)])
+        cells.append([row.name, *_main(row, plain or larger), _shown(row, plain or larger)])
     return table(cells)
 
 
@@ -78,6 +80,14 @@ def _main(row: Row, trials: Sequence[Trial]) -> list[str]:
     one, of = found[0], found[0].comparison
     words = f"{of.metric}: {of.better} against {of.than}{', larger' if trials[0].larger else ''}"
     return [words, _within(f"{one.difference:+.3g}", one), str(one.seeds), one.word]
+
+
+def _shown(row: Row, trials: Sequence[Trial]) -> str:
+    """Return how many of a row's comparisons, and of the curves that its claim is about, show."""
+    words = [one.word for one in verdicts(row, trials)]
+    if row.fit is not None:
+        words += [one.word for one in explained(row.fit, trials)[:1]]
+    return f"{words.count('shows')} of {len(words)}" if words else ""
 
 
 def _within(value: str, found: Verdict | Explained) -> str:

@@ -61,6 +61,10 @@ class Comparison(Config):
     """Whether the better arm has less of it, as of a loss."""
     least: float | None = None
     """The difference that the claim needs, in the metric's unit; null: any above zero."""
+    effect: float | None = Field(default=None, gt=0.0)
+    """The difference that was published, in the metric's unit; null: none was, or not by this metric."""
+    again: str | None = None
+    """The arm of an independent implementation of what `better` does."""
 
 
 class Fit(Config):
@@ -111,7 +115,7 @@ class Row(Config):
 
     @model_validator(mode="after")
     def _names_arms(self) -> Row:
-        named = {name for one in self.comparisons for name in (one.better, one.than)}
+        named = {name for one in self.comparisons for name in (one.better, one.than, one.again) if name is not None}
         named |= {*self.stated, *(name for arm in self.arms.values() for name in arm.mean_of)}
         if self.measure is None and any(arm.by_script for arm in self.arms.values()):
             raise ValueError("give an arm `recipe` or `mean_of`, got neither; or the row `measure`")
@@ -122,7 +126,7 @@ class Row(Config):
     def metrics_of(self, arm: str) -> set[str]:
         """Return what an arm is compared by, itself or in the mean of several, and what is told of it beside."""
         names = {arm, *(name for name, other in self.arms.items() if arm in other.mean_of)}
-        compared = {one.metric for one in self.comparisons if names & {one.better, one.than}}
+        compared = {one.metric for one in self.comparisons if names & {one.better, one.than, one.again}}
         return compared | {*self.stated.get(arm, ())}
 
     def digest(self, *, larger: bool = False) -> str:

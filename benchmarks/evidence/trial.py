@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from benchmarks.machine import cores, describe_machine
 from benchmarks.rounds import same_for_all
 from ftlib.config import Config
 from ftlib.errors import Interrupted, TransientError
+from ftlib.fingerprint import digest, file_digest, identify
 from ftlib.origin import origin
+from ftlib.recipe.file import load_recipe
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
@@ -40,6 +43,8 @@ class Trial(Config):
     row: str
     digest: str
     """Of what was measured: a result of other arms is no result of this row."""
+    sources: str | None = None
+    """Of what stood behind the arms, as `sources_of` says; null in results that were made before it was kept."""
     seed: int
     larger: bool = False
     arms: dict[str, dict[str, float]] = {}
@@ -66,7 +71,30 @@ def read_trials(row: Row, folder: Path = RESULTS) -> list[Trial]:
     """Return the results of a row as it stands, by seed."""
     texts = [path.read_text("utf-8") for path in sorted((folder / row.name).glob("*.json"))]
     trials = [Trial.model_validate_json(text) for text in texts]
-    return [trial for trial in trials if trial.digest == row.digest(larger=trial.larger)]
+    trials = [trial for trial in trials if trial.digest == row.digest(larger=trial.larger)]
+    now = sources_of(row) if any(trial.sources for trial in trials) else None
+    return [trial for trial in trials if trial.sources in (None, now)]
+
+
+def sources_of(row: Row) -> str:
+    """Return the digest of the recipes that a row's arms name, as they are read, and of the file of its script."""
+    recipes = sorted({arm.recipe for arm in row.arms.values() if arm.recipe is not None})
+    told: list[object] = [identify(load_recipe(ROOT / recipe)) for recipe in recipes]
+    if row.measure is not None:
+        found = find_spec(row.measure.partition(":")[0])
+        assert found is not None
+        assert found.origin is not None
+        told.append(file_digest(Path(found.origin)))
+    return digest(told)
+
+
+def commit_of_code() -> str:
+    """Return the commit, with `-dirty` behind it if anything but results and their page differs from it."""
+    commit = origin().commit.removesuffix("-dirty")
+    made = [f":(exclude){RESULTS.relative_to(ROOT)}", ":(exclude)docs/evidence.md", ":(exclude)docs/images/evidence-*"]
+    asked = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", *made]
+    changed = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    return f"{commit}-dirty" if changed.returncode or changed.stdout.strip() else commit
 
 
 def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False, threads: int | None = None) -> Trial:
@@ -94,13 +122,14 @@ def run_trial(row: Row, seed: int, work: Path, *, larger: bool = False, threads:
     return Trial(
         row=row.name,
         digest=row.digest(larger=larger),
+        sources=sources_of(row),
         seed=seed,
         larger=larger,
         arms=arms,
         points=points,
         failed=failed,
         seconds=round(time.monotonic() - began, 1),
-        commit=origin().commit,
+        commit=commit_of_code(),
         machine=describe_machine(),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scipy.stats import t
@@ -13,8 +13,9 @@ from benchmarks.evidence.trial import Trial
 
 CONFIDENCE = 0.95
 
-Word = Literal["shows", "contrary", "does not show", "too noisy", "too few seeds"]
-"""`does not show` is said only where the whole interval is below the effect that was claimed: else it is noise."""
+Word = Literal["shows", "contrary", "does not show", "not seen", "no difference", "too noisy", "too few seeds"]
+"""Where the whole interval is below what was claimed, it is `not seen`. It `does not show` where, besides, the
+interval's half-width is below the effect that was published and an independent implementation comes to the same."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,18 @@ def verdicts(row: Row, trials: Sequence[Trial]) -> list[Verdict]:
 
 
 def verdict(comparison: Comparison, trials: Sequence[Trial]) -> Verdict:
-    """Compare two arms, seed by seed."""
-    pairs = [(trial.arms[comparison.better], trial.arms[comparison.than]) for trial in trials]
+    """Compare two arms, seed by seed, and the independent implementation of the better one, where the row has one."""
+    found = _compared(comparison, comparison.better, trials)
+    if found.word != "not seen" or comparison.again is None or comparison.effect is None:
+        return found
+    again = _compared(comparison, comparison.again, trials)
+    agrees = again.word in ("not seen", "no difference")
+    precise = found.half_width is not None and found.half_width < comparison.effect
+    return replace(found, word="does not show") if agrees and precise else found
+
+
+def _compared(comparison: Comparison, better: str, trials: Sequence[Trial]) -> Verdict:
+    pairs = [(trial.arms[better], trial.arms[comparison.than]) for trial in trials]
     ours, theirs = ([arm[comparison.metric] for arm in arms] for arms in zip(*pairs, strict=True))
     sign = -1 if comparison.lower else 1
     differences = [sign * (mine - other) for mine, other in zip(ours, theirs, strict=True)]
@@ -61,4 +72,6 @@ def word_for(difference: float, half: float | None, least: float, seeds: int) ->
         return "shows"
     if difference + half < 0:
         return "contrary"
-    return "does not show" if difference + half <= least else "too noisy"
+    if not difference and not half:
+        return "no difference"
+    return "not seen" if difference + half <= least else "too noisy"

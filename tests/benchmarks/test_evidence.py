@@ -21,17 +21,18 @@ from benchmarks.evidence.needs import make
 from benchmarks.evidence.page import PAGE, page
 from benchmarks.evidence.points import Measured, Point
 from benchmarks.evidence.row import Arm, Comparison, Fit, Row, read_rows
-from benchmarks.evidence.trial import MachineFailed, Trial, measured, read_trials, run_trial
+from benchmarks.evidence.trial import MachineFailed, Trial, measured, read_trials, run_trial, sources_of
 from benchmarks.evidence.verdict import verdict, verdicts
 from ftlib.errors import Interrupted, TransientError
 from ftlib.recipe.file import load_recipe
 from ftlib.training.principles import read_principles
 
 ROOT = Path(__file__).parents[2]
+RECIPE = "recipes/quickstart.yaml"
 
 
 def a_row(**more: object) -> Row:
-    arms = {"ours": Arm(recipe="a.yaml"), "theirs": Arm(recipe="a.yaml", candidate="base")}
+    arms = {"ours": Arm(recipe=RECIPE), "theirs": Arm(recipe=RECIPE, candidate="base")}
     comparison = Comparison(metric="home/accuracy", better="ours", than="theirs")
     told = {"group": "Groups", "claim": "Ours is better", "published": "nowhere", "data": "10 rows"}
     return Row.model_validate({"name": "a", **told, "arms": arms, "comparisons": (comparison,), **more})
@@ -92,10 +93,12 @@ def test_an_interval_is_that_of_the_paired_t_test() -> None:
         ([0.5, 0.5], [0.1, 0.1], {}, "too few seeds"),
         ([0.1, 0.12, 0.11], [0.5, 0.52, 0.51], {}, "contrary"),
         ([0.1, 0.12, 0.11], [0.5, 0.52, 0.51], {"lower": True}, "shows"),
-        ([0.50, 0.51, 0.49], [0.5, 0.5, 0.5], {"least": 0.1}, "does not show"),
+        ([0.50, 0.51, 0.49], [0.5, 0.5, 0.5], {"least": 0.1}, "not seen"),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], {"least": 0.1}, "no difference"),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], {"least": -0.1}, "shows"),
         ([0.9, 0.1, 0.5], [0.5, 0.5, 0.5], {"least": 0.1}, "too noisy"),
         ([0.9, 0.1, 0.5], [0.5, 0.5, 0.5], {}, "too noisy"),
-        ([0.7, 0.71, 0.72], [0.6, 0.6, 0.6], {"least": 0.3}, "does not show"),
+        ([0.7, 0.71, 0.72], [0.6, 0.6, 0.6], {"least": 0.3}, "not seen"),
     ],
 )
 def test_a_verdict_is_no_more_than_the_seeds_say(
@@ -103,6 +106,54 @@ def test_a_verdict_is_no_more_than_the_seeds_say(
 ) -> None:
     comparison = Comparison.model_validate({"metric": "home/accuracy", "better": "ours", "than": "theirs", **told})
     assert verdict(comparison, trials(ours, theirs)).word == word
+
+
+@pytest.mark.parametrize(
+    ("again", "effect", "word"),
+    [
+        ([0.5, 0.52, 0.49], 0.04, "does not show"),
+        ([0.5, 0.52, 0.49], 0.02, "not seen"),  # the interval could hide such an effect
+        ([0.7, 0.71, 0.72], 0.04, "not seen"),
+        ([0.9, 0.1, 0.5], 0.04, "not seen"),
+        ([0.5, 0.52, 0.49], None, "not seen"),
+    ],
+)
+def test_that_a_claim_does_not_show_takes_precision_and_another_implementation(
+    again: list[float], effect: float | None, word: str
+) -> None:
+    comparison = Comparison(
+        metric="home/accuracy", better="ours", than="theirs", least=0.1, effect=effect, again="by_hand"
+    )
+    told = [
+        trial.model_copy(update={"arms": {**trial.arms, "by_hand": {"home/accuracy": other}}})
+        for trial, other in zip(trials([0.5, 0.51, 0.49], [0.5, 0.5, 0.5]), again, strict=True)
+    ]
+    found = verdict(comparison, told)
+    assert (found.word, round(found.better, 9)) == (word, 0.5)
+
+
+def test_all_comparisons_of_a_claim_are_counted() -> None:
+    row = a_row(
+        comparisons=[one.model_copy(update={"least": least}) for one in a_row().comparisons for least in (0, 1)]
+    )
+    told = page({"a": row}, {"a": trials([0.8, 0.81, 0.82], [0.7, 0.7, 0.7])})
+    assert "| +0.11 ± 0.0248 | 3 | shows | 1 of 2 |" in told
+    assert "| +0.11 ± 0.0248 | 3 | not seen |" in told
+
+
+def test_a_result_of_another_recipe_is_none_of_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = read_rows()["grpo"]
+    now = sources_of(row)
+    with monkeypatch.context() as changed:
+        read = load_recipe(ROOT / "recipes/grpo.yaml", ["seed=99"])
+        changed.setattr("benchmarks.evidence.trial.load_recipe", lambda _: read)
+        assert sources_of(row) != now
+    kept = trials([0.8], [0.7])[0].model_copy(update={"row": "grpo", "digest": row.digest()})
+    kept.file(tmp_path).parent.mkdir()
+    for sources, results in ((None, 1), (now, 1), ("other", 0)):
+        told = kept.model_copy(update={"sources": sources})
+        told.file(tmp_path).write_text(told.model_dump_json(), encoding="utf-8")
+        assert len(read_trials(row, tmp_path)) == results
 
 
 def test_a_failed_run_is_kept_and_counted() -> None:
@@ -121,7 +172,7 @@ def test_larger_results_stand_below_the_others_and_are_counted_by_themselves() -
     assert "| -0.25 | 1 | too few seeds |" in larger
     alone = page({"a": row}, {"a": more}).split("With `--larger`:")[0]
     assert "Not run yet." in alone
-    assert "ours against theirs, larger | -0.25 | 1 | too few seeds |" in alone
+    assert "ours against theirs, larger | -0.25 | 1 | too few seeds | 0 of 1 |" in alone
 
 
 @pytest.mark.parametrize("name", ["dpo", "dpo_line"])
@@ -138,7 +189,7 @@ def test_a_result_of_other_arms_is_none_of_the_row(tmp_path: Path) -> None:
         trial.file(tmp_path).write_text(trial.model_dump_json(), encoding="utf-8")
     assert len(read_trials(a_row(), tmp_path)) == 1
     assert len(read_trials(a_row(claim="Other words"), tmp_path)) == 1
-    other = {"ours": Arm(recipe="b.yaml"), "theirs": Arm(recipe="a.yaml", candidate="base")}
+    other = {"ours": Arm(recipe="recipes/lora.yaml"), "theirs": Arm(recipe=RECIPE, candidate="base")}
     assert read_trials(a_row(arms=other), tmp_path) == []
 
 
@@ -224,10 +275,12 @@ def test_a_curve_is_found_and_what_lies_beside_it_is_told() -> None:
         trial.model_copy(update={"points": tuple(on_a_curve(0.05, seed))})
         for seed, trial in enumerate(trials([0.8, 0.8, 0.8], [0.7, 0.7, 0.7]))
     ]
-    fitted, beside = explained(FIT, several)
+    fitted, beside, together = explained(FIT, several)
     assert (fitted.word, fitted.seeds, fitted.points) == ("shows", 3, 36)
     assert beside.r2 < 0
     assert beside.word == "contrary"
+    assert beside.r2 < together.r2 < fitted.r2
+    assert (together.series, together.points) == ("tuned, beside", 72)
     other = FIT.model_copy(update={"instead": ("noise",)})
     told = [
         trial.model_copy(
