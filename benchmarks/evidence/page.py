@@ -18,11 +18,11 @@ HEAD = """# Evidence
 
 What each technique shows here, on real data that packages hold and on a small machine. Every line is a claim that was
 published or that we make, with the arms that are compared on rows that nothing was tuned on: test rows, but for
-`dpo_line`, which draws a line over validation rows. A difference is the mean over seeds with the 95 % interval of the
-paired differences. *Shows*: the whole interval is above what was claimed; *contrary*: below 0; *not seen*: below what
-was claimed; *does not show*: below it, with a half-width below the effect that was published, and an independent
-implementation agrees; *no difference*: every seed says the same of both; *too noisy*: none of these; *too few seeds*:
-fewer than three. Failed runs are counted.
+`dpo_line` and `lines`, which compare fixed points of a line on validation rows. A difference is the mean over seeds
+with the 95 % interval of the paired differences. *Shows*: the whole interval is above what was claimed; *contrary*:
+below 0; *not seen*: below what was claimed; *does not show*: below it, with a half-width below the effect that was
+published, and an independent implementation agrees; *no difference*: every seed says the same of both; *too noisy*:
+none of these; *too few seeds*: fewer than three. Failed runs are counted.
 
 ```bash
 make evidence                                    # runs what is missing, appends, and writes this page

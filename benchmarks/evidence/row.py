@@ -52,7 +52,7 @@ class Comparison(Config):
     """That one arm is better than another by a metric."""
 
     metric: str
-    """As a recipe names it: `evaluation/metric`."""
+    """As a recipe names it: `evaluation/metric`; of one slice `evaluation/metric[column=value]`."""
     better: str
     """The arm that should have more of it, or less with `lower`."""
     than: str

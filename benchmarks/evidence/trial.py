@@ -220,20 +220,21 @@ def _failure(code: int, words: str) -> Exception:
 def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, float]:
     """Return an arm's metrics from a run's record. Raises KeyError where it was not measured.
 
-    `checkpoint/...` are what the record says of the checkpoint itself, its `trained_parameters` and its facts;
-    `principles/kept_1` is the share of answers to held-out prompts that keep the first principle a phase learnt by: of
-    the phase what it said in the end, of `base` what was said before the phase.
+    `films/pair_accuracy[gap=below 1]` is a metric of one slice; `checkpoint/...` are what the record says of the
+    checkpoint itself, its `trained_parameters` and its facts; `principles/kept_1` is the share of answers to held-out
+    prompts that keep the first principle a phase learnt by: of the phase what it said in the end, of `base` what was
+    said before the phase.
     """
     evidence = record["evidence"]
     who = evidence["selection"]["chosen"]["name"] if arm.candidate == "chosen" else arm.candidate
     reports = evidence["final"] if arm.split == "test" else evidence["sweep"]
-    values = {
-        f"{cell['evaluation']}/{metric}": estimate["value"]
-        for report in reports
-        for cell in report["measured"]
-        if cell["candidate"] == who and cell["split"] == arm.split
-        for metric, estimate in cell["metrics"].items()
-    }
+    values: dict[str, float] = {}
+    for cell in (cell for report in reports for cell in report["measured"]):
+        if cell["candidate"] == who and cell["split"] == arm.split:
+            told = {"": cell["metrics"], **{f"[{name}]": of["metrics"] for name, of in cell.get("slices", {}).items()}}
+            for where, metrics_there in told.items():
+                for metric, estimate in metrics_there.items():
+                    values[f"{cell['evaluation']}/{metric}{where}"] = estimate["value"]
     for end in evidence.get("checkpoints", ()):
         if end["phase"] == who:
             told = {**end["facts"], "trained_parameters": end["trained_parameters"]}

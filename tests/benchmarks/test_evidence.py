@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 from scipy.stats import ttest_rel
 
+from benchmarks.evidence import raters
 from benchmarks.evidence.curve import coefficients, draw, explained, picture, r2
 from benchmarks.evidence.measure import find
 from benchmarks.evidence.needs import make
@@ -66,7 +67,7 @@ def test_a_row_asks_what_its_recipes_measure(row: Row) -> None:
                 asked = [phase.principles for phase in recipe.phases if phase.principles]
                 assert int(metric.removeprefix("principles/kept_")) in range(1, 1 + len(read_principles(asked[0].file)))
             elif not metric.startswith("checkpoint/"):
-                recipe.metric(metric)
+                recipe.metric(metric.partition("[")[0])
         phases = {"chosen", "base", *(phase.name for phase in recipe.phases)}
         assert arm.candidate in phases or arm.candidate.startswith("alpha=")
     assert row.measure is None or callable(find(row.measure))
@@ -194,7 +195,8 @@ def test_a_result_of_other_arms_is_none_of_the_row(tmp_path: Path) -> None:
 
 
 def test_numbers_are_those_of_the_arm_s_candidate() -> None:
-    cell = {"evaluation": "home", "split": "test", "metrics": {"accuracy": {"value": 0.5}}}
+    far = {"gap=far": {"rows": 3, "metrics": {"accuracy": {"value": 0.9}}}}
+    cell = {"evaluation": "home", "split": "test", "metrics": {"accuracy": {"value": 0.5}}, "slices": far}
     report = {
         "measured": [
             {**cell, "candidate": "base"},
@@ -204,6 +206,7 @@ def test_numbers_are_those_of_the_arm_s_candidate() -> None:
     record = {"evidence": {"selection": {"chosen": {"name": "tune"}}, "final": [report], "sweep": []}}
     assert measured(record, Arm(recipe="a.yaml"), {"home/accuracy"}) == {"home/accuracy": 0.7}
     assert measured(record, Arm(recipe="a.yaml", candidate="base"), {"home/accuracy"}) == {"home/accuracy": 0.5}
+    assert measured(record, Arm(recipe="a.yaml"), {"home/accuracy[gap=far]"}) == {"home/accuracy[gap=far]": 0.9}
     with pytest.raises(KeyError, match="'tune' has no home/f1 on the test split"):
         measured(record, Arm(recipe="a.yaml"), {"home/f1"})
 
@@ -390,3 +393,11 @@ def test_a_row_needs_what_python_or_pip_make(row: Row) -> None:
         if words[:3] == ["-m", "flows.command_line.main", "run"]:
             changes = [word for flag, word in pairwise(words) if flag == "--set"]
             assert load_recipe(ROOT / words[3], changes).publish.name in " ".join(row.needs)
+
+
+def test_raters_agree_by_gap(tmp_path: Path) -> None:
+    rows = [{"gap": "near", "agreement": 0.5}, {"gap": "near", "agreement": 0.7}, {"gap": "far", "agreement": 1.0}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (told,) = raters.measure(0, tmp_path, {"files": {"films": str(tmp_path / "rows.jsonl")}}).arms.values()
+    means = {"": 2.2 / 3, "[gap=near]": 0.6, "[gap=far]": 1.0}
+    assert told == pytest.approx({f"films/pair_accuracy{where}": value for where, value in means.items()})
