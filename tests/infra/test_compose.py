@@ -2,11 +2,17 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+
+from deployments.deployment import STANDING
+from ftlib.recipe.file import load_recipe
+from tests.infra.kustomize import render
 
 INFRA = Path(__file__).parents[2] / "infra"
 TEXT = (INFRA / "compose.yaml").read_text()
@@ -99,6 +105,23 @@ def test_the_image_installs_under_the_lock_and_does_not_run_as_root():
     assert f'"torch=={locked[1]}"' in DOCKERFILE
     assert "pip install -c /usr/local/share/reglage/requirements.lock" in DOCKERFILE
     assert DOCKERFILE.index("USER reglage") < DOCKERFILE.index("ENTRYPOINT")
+
+
+def test_the_image_has_the_extras_that_its_flows_and_manifests_need():
+    """Without optuna the deployment search/search is refused, and without its extra Ray Serve cannot be imported."""
+    listed = re.search(r"^ARG EXTRAS=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert listed is not None
+    lists = tomllib.loads((INFRA.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = {name: [Requirement(line) for line in lists[name]] for name in listed[1].split(",")}
+    had = {(one.name, extra) for ones in extras.values() for one in ones for extra in one.extras or {""}}
+    assert "search" in STANDING
+    assert ("optuna", "") in had
+    (service,) = [one for one in render(INFRA / "kubernetes" / "serve") if one["kind"] == "RayService"]
+    assert "ftlib.on_ray.serving" in service["spec"]["serveConfigV2"]
+    assert ("ray", "serve") in had
+    base = load_recipe(INFRA.parent / "recipes" / "quickstart.yaml").model.path
+    assert any(base.startswith(f"package:{name.replace('-', '_')}/") for name, _ in had)
+    assert {f"adbc-driver-{system}" for system in ("postgresql", "sqlite")} <= {name for name, _ in had}
 
 
 def test_pips_settings_are_a_secret_of_the_build_and_in_no_layer():
