@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,8 @@ from prefect.settings import Settings
 from prefect.utilities.templating import apply_values
 
 from deployments.environment import check_pinned, read_environment
+from ftlib.recipe.file import load_recipe
+from ftlib.storage import Place
 from ftlib.storage.claims import CLAIMS
 from ftlib.storage.node_cache import record_path
 from tests.infra.kustomize import containers, pods, render
@@ -491,12 +494,30 @@ def without_images(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_training_of_its_own_has_the_standing_clusters_nodes():
-    """But for the recipes, which its head reads."""
+    """But for the recipes, which its head reads, and the account: here the head publishes."""
     (standing,) = [one["spec"] for one in render(FOLDER / "base") if one["kind"] == "RayCluster"]
     own = json.loads(json.dumps(ray_job()["spec"]["rayClusterSpec"]))
     head = own["headGroupSpec"]["template"]["spec"]
     assert head["containers"][0]["volumeMounts"].pop()["name"] == head["volumes"].pop()["name"] == "recipes"
+    assert head.pop("serviceAccountName") == "reglage-run"
+    assert standing["headGroupSpec"]["template"]["spec"].pop("serviceAccountName") == "reglage-ray"
     assert without_images(own) == without_images(standing)
+
+
+def test_a_training_of_its_own_publishes_to_the_registry_and_may():
+    """`reglage run` publishes where its recipe says, whatever REGLAGE_REGISTRY is."""
+    spec = ray_job()["spec"]
+    reglage, command, recipe, *options = shlex.split(spec["entrypoint"])
+    assert (reglage, command, {*options[::2]}) == ("reglage", "run", {"--set"})
+    file = ROOT / Path(recipe).relative_to("/opt/reglage")
+    to = load_recipe(file, options[1::2]).publish.to.place()
+    assert to == Place.parse(settings("production")["REGLAGE_REGISTRY"])
+    account = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["serviceAccountName"]
+    (row,) = re.findall(rf"^\| `{account}` \|.*\|(.*)\|$", (ROOT / "docs" / "kubernetes.md").read_text(), re.MULTILINE)
+    roles = [Path(document).stem for document in re.findall(r"`(\w+\.json)`", row)]
+    key = VERSION_KEY.replace("registry", to.prefix, 1)
+    assert any(may(role, "s3:PutObject", key, **CREATE_ONLY) for role in roles)
+    assert any(may(role, "s3:PutObject", "work/blobs/sha256/ab/abcd") for role in roles)
 
 
 def test_kueue_can_admit_the_cluster():
