@@ -124,6 +124,12 @@ def test_the_image_has_the_extras_that_its_flows_and_manifests_need():
     assert {f"adbc-driver-{system}" for system in ("postgresql", "sqlite")} <= {name for name, _ in had}
 
 
+def test_the_image_has_the_programs_that_others_start_in_it():
+    """tini is its entry point; KubeRay's readiness probe of a RayService's worker is `wget ... | grep success`."""
+    (installed,) = re.findall(r"apt-get install -y --no-install-recommends (.*?) *\\?$", DOCKERFILE, re.MULTILINE)
+    assert {"tini", "wget"} <= {*installed.split()}
+
+
 def test_pips_settings_are_a_secret_of_the_build_and_in_no_layer():
     fetching = [line for line in re.split(r"(?<!\\)\n", DOCKERFILE) if re.search(r"pip (install|wheel)", line)]
     assert all("--mount=type=secret,id=pip" in line or "--no-index" in line for line in fetching)
