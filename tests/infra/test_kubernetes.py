@@ -55,6 +55,11 @@ def ray_job() -> dict[str, Any]:
 
 
 @cache
+def serve() -> list[dict[str, Any]]:
+    return render(FOLDER / "serve")
+
+
+@cache
 def run() -> dict[str, Any]:
     """Return a run's Job as the worker makes it, by the template's defaults and what the worker adds."""
     variables = TEMPLATE["variables"]["properties"]
@@ -81,15 +86,19 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def everything(name: str) -> list[dict[str, Any]]:
-    return [*overlay(name), ray_job(), run()]
+    return [*overlay(name), ray_job(), *serve(), run()]
 
 
 def of_kind(name: str, kind: str) -> list[dict[str, Any]]:
     return [one for one in overlay(name) if one["kind"] == kind]
 
 
+def policies(name: str) -> list[dict[str, Any]]:
+    return [one for one in everything(name) if one["kind"] == "NetworkPolicy"]
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl, which has kustomize in it")
-@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "jobs"])
+@pytest.mark.parametrize("name", ["overlays/dev", "overlays/production", "jobs", "serve"])
 def test_kustomize_itself_renders_the_same(name):
     printed = subprocess.run(["kubectl", "kustomize", FOLDER / name], capture_output=True, text=True, timeout=60)
     assert not printed.returncode, printed.stderr
@@ -137,7 +146,9 @@ def schemas(name: str) -> Path:
     return SCHEMAS / name
 
 
-@pytest.mark.parametrize("kind", ["rayclusters", "rayjobs", "clusterqueues", "localqueues", "resourceflavors"])
+@pytest.mark.parametrize(
+    "kind", ["rayclusters", "rayjobs", "rayservices", "clusterqueues", "localqueues", "resourceflavors"]
+)
 def test_rays_and_kueues_kinds_are_what_their_operators_take(kind):
     group = "ray.io" if kind.startswith("ray") else "kueue.x-k8s.io"
     file = schemas(f"{group}_{kind}.yaml")
@@ -282,6 +293,11 @@ def test_only_the_worker_may_ask_kubernetes_and_only_for_jobs(name):
     assert not values("worker")["role"]["create"]
 
 
+COMPONENT = "app.kubernetes.io/component"
+CALLER = {COMPONENT: "shop", "reglage/caller": "true"}
+"""A pod of somebody else's that asks what is served."""
+
+
 def labels_of_pods(name: str) -> list[dict[str, str]]:
     """Return the labels of every pod that there will be, with what KubeRay and the charts add."""
     made = []
@@ -292,7 +308,7 @@ def labels_of_pods(name: str) -> list[dict[str, str]]:
                 head = pod["spec"]["containers"][0]["name"] == "ray-head"
                 labels["ray.io/node-type"] = "head" if head else "worker"
             made.append(labels)
-    return [*made, {"app.kubernetes.io/component": "server"}, {"app.kubernetes.io/component": "worker"}]
+    return [*made, {COMPONENT: "server"}, {COMPONENT: "worker"}, CALLER]
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -308,7 +324,7 @@ def allowed(name: str, labels: dict[str, str], way: str) -> list[tuple[Any, set[
     key, side = ("ingress", "from") if way == "Ingress" else ("egress", "to")
     return [
         (rule[side], {one["port"] for one in rule.get("ports", [])})
-        for policy in of_kind(name, "NetworkPolicy")
+        for policy in policies(name)
         if way in policy["spec"]["policyTypes"] and selects(policy["spec"]["podSelector"], labels)
         for rule in policy["spec"].get(key, [])
     ]
@@ -316,16 +332,12 @@ def allowed(name: str, labels: dict[str, str], way: str) -> list[tuple[Any, set[
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_every_pod_is_denied_what_no_policy_allows(name):
-    denials = [
-        one["spec"]
-        for one in of_kind(name, "NetworkPolicy")
-        if "ingress" not in one["spec"] and "egress" not in one["spec"]
-    ]
+    denials = [one["spec"] for one in policies(name) if "ingress" not in one["spec"] and "egress" not in one["spec"]]
     assert denials == [{"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}]
     for labels in labels_of_pods(name):
         assert any(ports == {53} for _, ports in allowed(name, labels, "Egress"))
         assert len(allowed(name, labels, "Egress")) > 1 or labels["app.kubernetes.io/component"] in {"server", "s3"}
-    for policy in of_kind(name, "NetworkPolicy"):  # none that selects nothing: a label that was misspelt
+    for policy in policies(name):  # none that selects nothing: a label that was misspelt
         assert any(selects(policy["spec"]["podSelector"], labels) for labels in labels_of_pods(name))
 
 
@@ -334,7 +346,7 @@ def reach(name: str, one: dict[str, str], other: dict[str, str], port: int) -> b
 
     def within(sides: Any, labels: dict[str, str]) -> bool:
         return any(
-            "podSelector" in side and "namespaceSelector" not in side and selects(side["podSelector"], labels)
+            "podSelector" in side and not side.get("namespaceSelector") and selects(side["podSelector"], labels)
             for side in sides
         )
 
@@ -345,11 +357,14 @@ def reach(name: str, one: dict[str, str], other: dict[str, str], port: int) -> b
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_who_reaches_whom(name):
-    component = "app.kubernetes.io/component"
-    head = {component: "ray", "ray.io/node-type": "head"}
-    ray = {component: "ray", "ray.io/node-type": "worker"}
-    job, worker, server, collector = ({component: one} for one in ("run", "worker", "server", "collector"))
+    head = {COMPONENT: "ray", "ray.io/node-type": "head"}
+    ray = {COMPONENT: "ray", "ray.io/node-type": "worker"}
+    job, worker, server, collector, other = (
+        {COMPONENT: one} for one in ("run", "worker", "server", "collector", "shop")
+    )
     everyone = {"head": head, "ray": ray, "run": job, "worker": worker, "server": server, "collector": collector}
+    everyone |= {"caller": CALLER, "other": other}
+    served = [labels for labels in labels_of_pods(name) if labels.get("app.kubernetes.io/instance") == "reglage-serve"]
 
     def reaching(other: dict[str, str], port: int) -> set[str]:
         return {who for who, labels in everyone.items() if reach(name, labels, other, port)}
@@ -358,6 +373,10 @@ def test_who_reaches_whom(name):
     assert reaching(head, 6379) == reaching(head, 10001) == reaching(ray, 23456) == {"head", "ray"}
     assert reaching(server, 4200) == {"run", "worker"}
     assert not [other for other in (worker, job, collector) if reaching(other, 8080)]
+    assert sorted(labels["ray.io/node-type"] for labels in served) == ["head", "worker"]
+    assert all(reaching(labels, 8000) == {"head", "ray", "caller"} for labels in served)
+    assert not [port for port in (6379, 8265, 10001, 52365) for to in served if "caller" in reaching(to, port)]
+    assert reaching(head, 8000) == reaching(ray, 8000) == {"head", "ray"}
 
 
 def outside(name: str, labels: dict[str, str]) -> list[tuple[dict[str, Any], set[int]]]:
@@ -429,7 +448,8 @@ def test_what_the_code_needs_is_set_in_every_container_that_runs_it(name):
             assert {"configMapRef": {"name": "reglage-settings"}} in container["envFrom"]
             assert {"secretRef": {"name": "reglage-s3", "optional": True}} in container["envFrom"]
             assert {one["mountPath"] for one in container["volumeMounts"]} >= {"/tmp", data["HOME"]}
-    for kind in (ray_job()["spec"]["rayClusterSpec"], *(one["spec"] for one in of_kind(name, "RayCluster"))):
+    (service,) = [one["spec"]["rayClusterConfig"] for one in serve() if one["kind"] == "RayService"]
+    for kind in (ray_job()["spec"]["rayClusterSpec"], service, *(one["spec"] for one in of_kind(name, "RayCluster"))):
         assert kind["authOptions"] == {"mode": "token", "secretName": "reglage-ray-token"}
         assert kind["rayVersion"] == LOCK["ray"]
         assert kind["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -440,7 +460,7 @@ def test_what_the_code_needs_is_set_in_every_container_that_runs_it(name):
     assert path == f"{mounted['ray-token']}/auth_token"
 
 
-SECRETS = {"reglage-ray-token", "reglage-s3", "reglage-prefect-auth", "reglage-prefect-database"}
+SECRETS = {"reglage-ray-token", "reglage-s3", "reglage-prefect-auth", "reglage-prefect-database", "reglage-serve-token"}
 
 
 def test_secrets_are_named_and_none_is_there():
@@ -455,8 +475,8 @@ def test_secrets_are_named_and_none_is_there():
         text = yaml.safe_dump([everything(name), values("server", name), values("worker", name)])
         named = set(re.findall(r"(?:secretName|existingSecret|SECRET_NAME\n\s+value): (\S+)", text))
         assert named <= SECRETS
-    page = (ROOT / "docs" / "kubernetes.md").read_text()
-    assert all(f"create secret generic {one} " in page for one in SECRETS)
+    pages = "".join((ROOT / "docs" / f"{name}.md").read_text() for name in ("kubernetes", "serve"))
+    assert all(f"create secret generic {one} " in pages for one in SECRETS)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

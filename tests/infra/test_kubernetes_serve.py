@@ -9,14 +9,15 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ftlib.recipe.file import load_recipe
 from ftlib.serving.plan import ServingPlan
 from tests.infra.kustomize import pods, render
-from tests.infra.test_kubernetes import FOLDER, LOCK, VERSION, closed, schemas
+from tests.infra.test_kubernetes import FOLDER, LOCK, ROOT, VERSION, closed, may, schemas, settings
 
 
 @pytest.fixture(scope="module")
 def service() -> dict[str, Any]:
-    (made,) = render(FOLDER / "serve")
+    (made,) = [one for one in render(FOLDER / "serve") if one["kind"] == "RayService"]
     return made
 
 
@@ -55,3 +56,21 @@ def test_the_application_is_what_ray_serve_and_we_take(service: dict[str, Any]) 
     workers = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
     (container,) = workers["template"]["spec"]["containers"]
     assert int(container["resources"]["requests"]["cpu"]) * workers["replicas"] >= taken.replicas * taken.threads
+
+
+def test_what_is_served_and_where_it_is_logged_are_places_of_the_other_manifests(service: dict[str, Any]) -> None:
+    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    plan = ServingPlan.model_validate(application["args"]["spec"])
+    assert plan.name == load_recipe(ROOT / "recipes" / "quickstart.yaml").publish.name
+    assert plan.registry == settings("production")["REGLAGE_REGISTRY"]
+    work, _, log = str(plan.log).partition("/work/")
+    assert f"{work}/work" == settings("production")["REGLAGE_WORK"]
+    assert {pod["spec"]["serviceAccountName"] for pod in pods(service)} == {"reglage-ray"}
+    assert may("trainer", "s3:PutObject", f"work/{log}/answers/a.jsonl")  # reglage-ray's role
+    assert may("trainer", "s3:GetObject", "registry/blobs/sha256/ab/abcd")
+
+
+def test_callers_are_told_the_name_that_kuberay_gives(service: dict[str, Any]) -> None:
+    told = f"http://{service['metadata']['name']}-serve-svc.{service['metadata']['namespace']}:8000"
+    assert told in (FOLDER / "serve" / "ray-service.yaml").read_text()
+    assert f"`{told}`" in (ROOT / "docs" / "serve.md").read_text()
