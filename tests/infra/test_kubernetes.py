@@ -49,8 +49,12 @@ def overlay(name: str) -> list[dict[str, Any]]:
 
 
 @cache
+def jobs() -> list[dict[str, Any]]:
+    return render(FOLDER / "jobs")
+
+
 def ray_job() -> dict[str, Any]:
-    (job,) = render(FOLDER / "jobs")
+    (job,) = [one for one in jobs() if one["kind"] == "RayJob"]
     return job
 
 
@@ -86,7 +90,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def everything(name: str) -> list[dict[str, Any]]:
-    return [*overlay(name), ray_job(), *serve(), run()]
+    return [*overlay(name), *jobs(), *serve(), run()]
 
 
 def of_kind(name: str, kind: str) -> list[dict[str, Any]]:
@@ -307,8 +311,22 @@ def labels_of_pods(name: str) -> list[dict[str, str]]:
             if labels["app.kubernetes.io/component"] == "ray":
                 head = pod["spec"]["containers"][0]["name"] == "ray-head"
                 labels["ray.io/node-type"] = "head" if head else "worker"
+                drawn = "" if manifest["kind"] == "RayCluster" else "-x7k2p"
+                labels["ray.io/cluster"] = manifest["metadata"]["name"] + drawn
             made.append(labels)
     return [*made, {COMPONENT: "server"}, {COMPONENT: "worker"}, CALLER]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_head_has_a_disruption_budget_of_its_own(name):
+    """One that selects two heads lets either go: the other one is still there."""
+    budgets = [one["spec"] for one in everything(name) if one["kind"] == "PodDisruptionBudget"]
+    assert [one["minAvailable"] for one in budgets] == [1, 1, 1]
+    rays = [labels for labels in labels_of_pods(name) if labels[COMPONENT] == "ray"]
+    chosen = [[labels for labels in rays if selects(one["selector"], labels)] for one in budgets]
+    assert [len(ones) for ones in chosen] == [1, 1, 1]
+    assert len({labels["ray.io/cluster"] for (labels,) in chosen}) == 3
+    assert {labels["ray.io/node-type"] for (labels,) in chosen} == {"head"}
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -514,12 +532,14 @@ def without_images(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_training_of_its_own_has_the_standing_clusters_nodes():
-    """But for the recipes, which its head reads, and the account: here the head publishes."""
+    """But for the recipes, which its head reads, the account, since it publishes, and the label of whose it is."""
     (standing,) = [one["spec"] for one in render(FOLDER / "base") if one["kind"] == "RayCluster"]
     own = json.loads(json.dumps(ray_job()["spec"]["rayClusterSpec"]))
     head = own["headGroupSpec"]["template"]["spec"]
     assert head["containers"][0]["volumeMounts"].pop()["name"] == head["volumes"].pop()["name"] == "recipes"
     assert head.pop("serviceAccountName") == "reglage-run"
+    for pod in pods(own):
+        assert pod["metadata"]["labels"].pop("app.kubernetes.io/instance") == ray_job()["metadata"]["name"]
     assert standing["headGroupSpec"]["template"]["spec"].pop("serviceAccountName") == "reglage-ray"
     assert without_images(own) == without_images(standing)
 
