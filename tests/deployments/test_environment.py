@@ -22,6 +22,7 @@ VARIABLES = {
     "REGLAGE_HOME": "/srv/project",
     "REGLAGE_REGISTRY": "s3://models/prod",
     "REGLAGE_WORK": "s3://models/work",
+    "REGLAGE_ROWS": "s3://models/rows/",
     "REGLAGE_IMAGE": "reglage@sha256:" + "0" * 64,
 }
 

@@ -679,12 +679,34 @@ def test_every_night_both_collectors_run_as_the_role_that_may_delete():
         assert may("collector", "s3:DeleteObject", f"work/{key}")
 
 
+def exported() -> dict[str, str]:
+    """Return the variables that the page exports before it applies the environment of production."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (said,) = re.findall(r"((?:^export .*\n)+)python -m deployments\.deploy apply production$", page, re.MULTILINE)
+    return dict(re.findall(r"(\w+)=(\S+)", said))
+
+
+def test_what_production_retrains_on_is_where_a_run_can_read_it(monkeypatch):
+    """A run's container has the recipes mounted, and no rows."""
+    monkeypatch.chdir(ROOT)
+    (listed,) = [one for one in statements("trainer") if one["Action"] == "s3:ListBucket"]
+    production = read_environment("production", exported())
+    for one in production.recipes:
+        recipe = load_recipe(one.recipe, one.overrides)
+        for part in recipe.datasets.values():
+            place = part.source.place()
+            assert (place.scheme, place.bucket) == ("s3", "reglage-example")
+            assert may("trainer", "s3:GetObject", f"{place.key}2026-03-01.jsonl")
+            assert any(fnmatchcase(place.key, prefix) for prefix in listed["Condition"]["StringLike"]["s3:prefix"])
+
+
 def test_the_environments_fit_the_pool_the_worker_polls(monkeypatch):
     monkeypatch.chdir(ROOT)
     dev = read_environment(FOLDER / "overlays" / "dev" / "environment.yaml", {})
     (image,) = {c["image"] for one in overlay("production") for c in containers(one)}
-    production = read_environment("production", {**settings("production"), "REGLAGE_IMAGE": image})
+    production = read_environment("production", {**exported(), "REGLAGE_IMAGE": image})
     assert production.work == settings("production")["REGLAGE_WORK"]
+    assert production.registry == settings("production")["REGLAGE_REGISTRY"]
     for name, environment in (("dev", dev), ("production", production)):
         assert environment.pool.template() == TEMPLATE
         assert environment.pool.type == values("worker", name)["worker"]["config"]["type"]
