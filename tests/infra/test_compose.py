@@ -66,6 +66,16 @@ def test_the_work_folder_has_one_path_for_all_who_train():
     assert all("work:/opt/reglage/work" in volumes for volumes in mounts)
 
 
+def test_rows_and_models_have_one_path_for_all_who_prepare_and_train():
+    """With `data_workers` a job on Ray's head lists the rows, and Ray's workers read them."""
+    for name in ("ray-head", "ray-worker", "worker"):
+        mounted = dict(volume.rpartition(":/")[::2] for volume in SERVICES[name]["volumes"])
+        for folder in ("rows", "models"):
+            (place,) = [place for place in mounted if place.endswith(f"/{folder}")]
+            assert place.startswith("${REGLAGE_PROJECT")
+            assert mounted[place] == f"opt/reglage/{folder}:ro"
+
+
 def test_what_must_outlive_a_container_is_on_a_volume():
     """Prefect's leases are files below PREFECT_HOME: without them a server that is made anew blocks later runs."""
     volumes = {name: dict(v.split(":")[:2] for v in one.get("volumes", [])) for name, one in SERVICES.items()}
