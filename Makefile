@@ -65,7 +65,8 @@ gpu-wheels:  ## what such a machine lacks, in folders that travel: .gpu-wheels/c
 	$(PYTHON) infra/gpu_wheels.py .gpu-wheels/trl trl
 
 image:  ## the image of infra/compose.yaml by docker, or ENGINE=podman; infra/container.sh where nothing can be pulled
-	$(ENGINE) build -f infra/Dockerfile --build-arg REGLAGE_COMMIT=$$(git rev-parse HEAD) -t reglage:$$(git rev-parse --short HEAD) .
+	dirty=$$(git diff --quiet HEAD || echo -dirty); \
+	$(ENGINE) build -f infra/Dockerfile --build-arg REGLAGE_COMMIT=$$(git rev-parse HEAD)$$dirty -t reglage:$$(git rev-parse --short HEAD)$$dirty .
 
 ceph:  ## Ceph's S3 server from Debian's packages, for test-s3 (as root)
 	apt-get install --yes --no-install-recommends radosgw ceph-mon ceph-osd ceph-common

@@ -51,7 +51,7 @@ def test_secrets_come_from_the_environment_and_the_example_has_none():
     variables = set(re.findall(r"\$\{(\w+)", TEXT))
     example = dict(line.split("=", 1) for line in (INFRA / "env.example").read_text().splitlines() if "=" in line[:30])
     assert variables == set(example)
-    assert {name for name, value in example.items() if value} == {"REGLAGE_VERSION", "REGLAGE_PROJECT"}
+    assert {name for name, value in example.items() if value} == {"REGLAGE_PROJECT"}
 
 
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker", "worker"])
@@ -146,9 +146,26 @@ def test_pips_settings_are_a_secret_of_the_build_and_in_no_layer():
     assert "pip.conf" not in re.sub(r"--mount=\S+", "", DOCKERFILE)
 
 
+def test_what_compose_starts_is_what_make_built_with_its_commit():
+    """An image that compose built itself would have another tag and no commit, which versions then lack."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=INFRA, capture_output=True, text=True).stdout.strip()
+    if not commit:
+        pytest.skip("no repository of git")
+    said = subprocess.run(["make", "-s", "image", "ENGINE=echo"], cwd=INFRA.parent, capture_output=True, text=True)
+    built = re.search(r"--build-arg REGLAGE_COMMIT=(\w+)(-dirty)? -t reglage:(\w+)(-dirty)? ", said.stdout)
+    assert built is not None, said.stdout + said.stderr
+    assert (built[1], built[2]) == (commit, built[4])
+    assert commit.startswith(built[3])
+    ours = [one for one in SERVICES.values() if one["image"].startswith("reglage:")]
+    assert {one["image"].partition(":?")[0] for one in ours} == {"reglage:${REGLAGE_VERSION"}
+    assert not [one for one in SERVICES.values() if "build" in one]
+    page = (INFRA.parent / "docs" / "containers.md").read_text()
+    first, *_, last = re.findall(r"^(make image|docker compose .*)", page.partition("```bash")[2], re.MULTILINE)
+    assert (first, "--build" in last) == ("make image", False)
+
+
 def test_the_build_takes_the_commit_and_what_it_copies_reaches_it():
     assert "ARG REGLAGE_COMMIT" in DOCKERFILE
-    assert SERVICES["worker"]["build"]["args"] == {"REGLAGE_COMMIT": "${REGLAGE_COMMIT:-}"}
     sent = {line[1:] for line in (INFRA.parent / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [
         line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY") and "--from" not in line
