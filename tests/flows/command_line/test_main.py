@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from flows.command_line.main import main
 from ftlib.merging.methods import METHODS
+from ftlib.training.memory.cards import CARDS
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 
@@ -72,6 +73,15 @@ def test_a_work_folder_that_cannot_be_is_one_line(command, tiny_recipe, tmp_path
     (line,) = result.stderr.splitlines()
     assert "Not a directory" in line
     assert "choose another" in line
+
+
+def test_a_card_that_is_not_known_is_one_line_with_those_that_are(tiny_recipe, tmp_path):
+    result = reglage("plan", tiny_recipe, "--work", tmp_path / "work", "--prepare", "--card", "H100")
+    assert (result.exit_code, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("reglage: --card: got 'H100', allowed are ")
+    assert all(name in line for name in CARDS)
+    assert not (tmp_path / "work").exists()
 
 
 def test_check_imports_nothing_heavy():

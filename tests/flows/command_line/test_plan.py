@@ -9,6 +9,7 @@ import pytest
 
 from flows.planning.facts import RunPlan
 from flows.planning.plan import make_plan
+from ftlib.errors import RecipeError
 from ftlib.recipe.file import load_recipe
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_recipe, write_jsonl
 from ftlib.training.memory.process_bytes import PROCESS
@@ -37,6 +38,22 @@ def test_stages_of_gradual_unfreezing_and_a_model_without_a_layer(tmp_path: Path
     assert less.phases[1].parameters == whole.phases[1].parameters - layer
     assert less.phases[1].memory["weights"] == whole.phases[1].memory["weights"] - 4 * layer
     assert not less.phases[1].thaws
+
+
+def test_a_plan_on_a_card_has_its_precision_its_room_and_its_speed(tmp_path: Path) -> None:
+    """A T4 computes no bf16, so its speed is not on the data sheet either; an H100 has both."""
+    path, work = tiny_recipe(tmp_path), Workspace(tmp_path / "work")
+    old, new = (make_plan(load_recipe(path), work, prepare=True, card=name) for name in ("t4-16", "H100-80"))
+    assert [phase.precision for phase in old.phases] == ["fp32", "fp32"]
+    assert [phase.precision for phase in new.phases] == ["bf16", "bf16"]
+    for plan, memory in ((old, 16 * 10**9), (new, 80 * 10**9)):
+        assert {(phase.fits, phase.room_bytes) for phase in plan.phases} == {("yes", memory)}
+        assert all(0 < phase.memory_bytes < memory for phase in plan.phases)
+    assert "data sheet of H100-80: 989 TFLOP/s in bf16" in new.speed
+    assert "data sheet" not in old.speed
+    asked = load_recipe(path, ["phases.tune.precision=bf16"])
+    with pytest.raises(RecipeError, match=r"phases\[tune\].precision: bf16, which T4-16 does not compute; set it to"):
+        make_plan(asked, work, card="T4-16")
 
 
 def test_a_fisher_information_holds_weights_gradient_and_squares(tmp_path: Path) -> None:
