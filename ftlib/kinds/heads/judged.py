@@ -101,7 +101,7 @@ class Judgements(Targets):
 
         Every answer is given once, or nearly so. Where no other prompt is near, it is the next row's.
         """
-        order = np.argsort(self._tokens.lengths, kind="stable")
+        order: list[int] = np.argsort(self._tokens.lengths, kind="stable").tolist()
         others = np.zeros(len(order), np.int64)
         for place, row in enumerate(order):
             near = [order[(place + step) % len(order)] for step in range(1, min(_NEAR, len(order)) + 1)]
