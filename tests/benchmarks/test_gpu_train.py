@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from typing import Any
@@ -84,7 +83,7 @@ def test_every_setting_is_written_out_and_all_see_as_many_tokens_a_step(name: st
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny-lora"])
 def test_all_of_it_runs_on_the_processor(name: str) -> None:
-    rivals = ["trainer", "trainer_tuned", *(["sft", "sft_tuned"] if importlib.util.find_spec("trl") else [])]
+    rivals = ["trainer", "trainer_tuned", "sft", "sft_tuned"]
     only = [part for one in ("reglage", *rivals) for part in ("--only", one)]
     result = CliRunner().invoke(main, ["--model", name, "--cpu", "--seconds", "900", *only], catch_exceptions=False)
     assert result.exit_code == 0

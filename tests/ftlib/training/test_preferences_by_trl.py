@@ -1,8 +1,9 @@
-"""Loss and gradients of one step against TRL's own code, where it is installed (the extra `benchmarks`).
+"""Loss and gradients of one step against TRL's own code: equal to 1e-6 at every weight, which is float32's rounding.
 
 Where definitions differ the formula decides, in `test_preference_objectives.py`: of ORPO's two terms TRL takes the
 cross-entropy over prompt and answer, the paper and we over the answer, so its other term alone is compared. TRL adds
-margins of reward models as they are, which is a `margin_scale` of 1.
+margins of reward models as they are, which is a `margin_scale` of 1. Gradients are compared without a relative
+tolerance: the largest are from 0.0007 to 1.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
+import trl
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, pad
+from torch.testing import assert_close
 
 from ftlib.data.formats.compared_texts import ComparedTexts
 from ftlib.data.prepared import add_scores, split_file
@@ -56,16 +60,9 @@ from ftlib.training.rewards.length import Length
 from ftlib.workspace import Workspace
 from tests.ftlib.training.test_policy_gradient import PROMPT, answers, bandit
 
-pytestmark = pytest.mark.slow
-
 ALONE = Group(rank=0, world_size=1, device=torch.device("cpu"))
 ANYWHERE = SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)
 """What TRL asks of accelerate, on one process."""
-
-
-@pytest.fixture(scope="module")
-def trl() -> Any:
-    return pytest.importorskip("trl", reason="TRL comes with the extra benchmarks")
 
 
 def moved(model: nn.Module, by: float = 0.03) -> None:
@@ -107,11 +104,15 @@ def alike(ours: Tensor, model: nn.Module, theirs: Tensor, twin: nn.Module) -> No
     """Hold losses together to 1e-6, and every parameter's gradient."""
     theirs.backward()
     assert float(ours) == pytest.approx(float(theirs.detach()), rel=1e-6, abs=1e-6)
-    gradients = dict(twin.named_parameters())
-    found = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-    assert max(float(one.abs().max()) for one in found.values()) > 1e-4
+    found, expected = gradients(model), gradients(twin)
+    assert found.keys() == expected.keys()
+    assert max(float(one.abs().max()) for one in found.values()) > 5e-4
     for name, gradient in found.items():
-        torch.testing.assert_close(gradients[name].grad, gradient, rtol=1e-4, atol=1e-6, msg=name)
+        assert_close(gradient, expected[name], rtol=0.0, atol=1e-6, msg=lambda said, of=name: f"{of}: {said}")
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
 
 def scored(folder: Path, kind: Any, rows: list[Any], reference: nn.Module) -> PreparedSplit:
@@ -133,8 +134,7 @@ def scored(folder: Path, kind: Any, rows: list[Any], reference: nn.Module) -> Pr
     ],
     ids=["sigmoid", "ipo", "robust"],
 )
-def test_a_step_of_dpo_is_trl_s(ours: DPO, theirs: dict[str, Any], trl: Any, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+def test_a_step_of_dpo_is_trl_s(ours: DPO, theirs: dict[str, Any], tmp_path: Path) -> None:
     folder = tiny_chat_lm(tmp_path / "model")
     model, reference = load_model(folder, "preferences"), load_model(folder, "preferences")
     moved(model)
@@ -152,9 +152,8 @@ def test_a_step_of_dpo_is_trl_s(ours: DPO, theirs: dict[str, Any], trl: Any, tmp
 
 
 @pytest.mark.parametrize("away", [True, False], ids=["z0 above 0", "z0 cut at 0"])
-def test_a_step_of_kto_is_trl_s(away: bool, trl: Any, tmp_path: Path) -> None:
+def test_a_step_of_kto_is_trl_s(away: bool, tmp_path: Path) -> None:
     """On one process, whose batch is the global one: there TRL's z0 is ours."""
-    datasets = pytest.importorskip("datasets")
     folder = tiny_chat_lm(tmp_path / "model")
     model, reference = load_model(folder, "judged"), load_model(folder, "judged")
     moved(reference if away else model)  # noise makes answers less likely
@@ -192,10 +191,9 @@ def means(model: Any, inputs: Mapping[str, Tensor], trainer: Any) -> tuple[Tenso
 
 
 @pytest.mark.parametrize("named", ["orpo", "simpo"])
-def test_a_step_without_a_reference_is_trl_s(named: str, trl: Any, tmp_path: Path) -> None:
-    pytest.importorskip("trl.experimental.orpo")
-    from trl.experimental.cpo import CPOTrainer  # type: ignore[import-not-found]
-    from trl.experimental.orpo import ORPOTrainer  # type: ignore[import-not-found]
+def test_a_step_without_a_reference_is_trl_s(named: str, tmp_path: Path) -> None:
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
 
     folder = tiny_chat_lm(tmp_path / "model")
     model = load_model(folder, "preferences")
@@ -220,7 +218,7 @@ def test_a_step_without_a_reference_is_trl_s(named: str, trl: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("scale", "centring"), [(0.0, None), (1.0, 0.01)])
-def test_a_step_of_a_reward_model_is_trl_s(scale: float, centring: float | None, trl: Any, tmp_path: Path) -> None:
+def test_a_step_of_a_reward_model_is_trl_s(scale: float, centring: float | None, tmp_path: Path) -> None:
     rows = tiny_comparisons(6)
     layout = ComparedTexts(chosen="chosen", rejected="rejected", margin="margin", max_tokens=24)
     data = tiny_prepared_as(tmp_path / "rows", layout, {"train": rows}, Processor.of(tiny_tokenizer()))
@@ -275,11 +273,8 @@ KL: dict[str, Any] = {"beta": 0.2, "use_bias_correction_kl": False}
     ],
     ids=["grpo", "dr_grpo", "dapo", "rloo"],
 )
-def test_a_later_update_of_a_policy_is_trl_s(
-    ours: PolicyObjective, theirs: dict[str, Any], trl: Any, tmp_path: Path
-) -> None:
+def test_a_later_update_of_a_policy_is_trl_s(ours: PolicyObjective, theirs: dict[str, Any], tmp_path: Path) -> None:
     """TRL computes advantages where it draws: they are numpy's here, of the same rewards; all else is its own."""
-    datasets = pytest.importorskip("datasets")
     before, start, now = bandit(0), bandit(1), bandit(0)
     asking = Asking(ours, now, Collator.of(now), ALONE, companions={START: start})
     split = answers(TEXTS, WORTH)
