@@ -44,7 +44,7 @@ class Sample:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Whatever writes: this process's model (`partial(sample, model)`), or a server's, one day."""
+    """Whatever writes: this process's model (`ModelSampler`), or another program that has its weights."""
 
     def __call__(
         self,
@@ -117,6 +117,35 @@ def sample(
         mask = torch.cat([mask, mask.new_ones((len(prompts), 1))], dim=1)
     written, terms = torch.stack(tokens, dim=1).tolist(), torch.stack(log_probs, dim=1).tolist()
     return [_sample(row, of_row, frozenset(ends)) for row, of_row in zip(written, terms, strict=True)]
+
+
+@dataclass(frozen=True)
+class ModelSampler:
+    """This process's model as a `Sampler`: see `sample`."""
+
+    # No functools.partial: pyright takes it for any protocol, whatever that is called with.
+    model: nn.Module
+    goes_on: Callable[[bool], bool] = _any_left
+
+    def __call__(
+        self,
+        prompts: Sequence[Int[Tensor, " tokens"]],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        ends: Collection[int],
+    ) -> list[Sample]:
+        """Return a sample for each prompt, in their order. Raises ModelError as `sample` does."""
+        return sample(
+            self.model,
+            prompts,
+            seeds=seeds,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            ends=ends,
+            goes_on=self.goes_on,
+        )
 
 
 def _check(model: nn.Module, plain: Any, collate: Collator, prompts: Sequence[Tensor], max_new_tokens: int) -> None:

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from ftlib.errors import RecipeError, TrainingError
 from ftlib.kinds.loading import head_modules, load_tokenizer, load_unread
+from ftlib.kinds.sampling import Sampler
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.four_bits import four_bits_of, hold_in_four_bits
 from ftlib.training import curves
@@ -48,7 +49,8 @@ class PolicyLoop(PhaseLoop):
     watched: ClassVar[str] = "validation_reward"
 
     @override
-    def __init__(self, plan: Plan, group: Group, curves: Curves) -> None:
+    def __init__(self, plan: Plan, group: Group, curves: Curves, *, sampler: Sampler | None = None) -> None:
+        """Take what every loop takes; answers are drawn by the model itself without a `sampler`."""
         assert isinstance(plan.phase.objective, PolicyObjective)
         self.objective: PolicyObjective = plan.phase.objective
         super().__init__(plan, group, curves)
@@ -62,6 +64,7 @@ class PolicyLoop(PhaseLoop):
             seed=plan.seed,
             precision=plan.precision,
             at_once=self.sized.rows,
+            sampler=sampler,
         )
         self._silent: int | None = None
         """Steps from the first on without any signal; None before it is known how an earlier attempt began."""

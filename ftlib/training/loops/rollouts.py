@@ -27,7 +27,7 @@ from ftlib.kinds.heads.base import Request
 from ftlib.kinds.heads.chats import TurnTargets
 from ftlib.kinds.heads.completions import CompletionAnswers
 from ftlib.kinds.kind import KINDS
-from ftlib.kinds.sampling import Sample, sample
+from ftlib.kinds.sampling import ModelSampler, Sample, Sampler
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.group import Group, shards_of, unwrap
 from ftlib.training.loops.batches import micro_batches
@@ -69,6 +69,14 @@ class Rollouts:
         }
 
 
+def own_sampler(model: nn.Module, group: Group) -> Sampler:
+    """Return what draws by this process's model, or by its share of one that is sharded."""
+    whole = unwrap(model)
+    if shards_of(whole) is None:
+        return ModelSampler(whole)
+    return ModelSampler(whole, goes_on=lambda left: group.sum(float(left))[0] > 0)
+
+
 class Writer:
     """Draws answers to a split's prompts and has them graded, on one of the ranks that share the work."""
 
@@ -83,10 +91,12 @@ class Writer:
         seed: int,
         precision: Literal["fp32", "bf16"],
         at_once: int,
+        sampler: Sampler | None = None,
     ) -> None:
-        """Take who writes for whom; `at_once` answers are drawn at a time."""
+        """Take who writes for whom; `at_once` answers are drawn at a time, by the model itself without a `sampler`."""
         self._objective, self._tokenizer, self._collate, self._group = objective, tokenizer, collate, group
         self._judges, self._seed, self._precision, self._at_once = judges, seed, precision, at_once
+        self._sampler = sampler
         self._heads: dict[PreparedSplit, CompletionAnswers] = {}
 
     @torch.no_grad()
@@ -104,22 +114,18 @@ class Writer:
         own = self._tokenizer.eos_token_id
         ends = heads.ends if own is None else {own, *heads.ends}
         prompts = [prompt.cpu() for prompt in heads.prompts(split.batch(rows, self._collate), rows)]
-        goes_on: dict[str, Any] = {}
-        if shards_of(unwrap(model)) is not None:
-            goes_on["goes_on"] = lambda left: group.sum(float(left))[0] > 0
+        draws = self._sampler or own_sampler(model, group)
         drawn: dict[int, Sample] = {}
         autocast = torch.autocast(group.device.type, torch.bfloat16, enabled=self._precision == "bf16")
         pairs = np.arange(len(rows) * times)
         with answering(model), autocast:
             for mine, counts in micro_batches(pairs, group.rank, group.world_size, self._at_once):
-                samples = sample(
-                    unwrap(model),
+                samples = draws(
                     [prompts[pair // times].to(group.device) for pair in mine],
                     seeds=[_seed_of(self._seed, *which, int(rows[pair // times]), int(pair % times)) for pair in mine],
                     max_new_tokens=objective.max_new_tokens,
                     temperature=objective.temperature,
                     ends=ends,
-                    **goes_on,
                 )
                 drawn |= dict(zip(mine.tolist(), samples, strict=True)) if counts else {}
         worth: dict[int, float] = {}

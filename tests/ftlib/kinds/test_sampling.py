@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ftlib.errors import ModelError
-from ftlib.kinds.sampling import Sample, Sampler, sample
+from ftlib.kinds.sampling import ModelSampler, Sample, Sampler, sample
 
 WORDS = 41
 FAMILIES: dict[str, Any] = {
@@ -134,7 +134,8 @@ def test_ranks_call_a_sharded_model_equally_often() -> None:
 
 def test_what_cannot_be_written_is_refused_by_name() -> None:
     model = made("gpt2")
-    own: Sampler = partial(sample, model)
+    own = ModelSampler(model)
+    assert isinstance(own, Sampler)
     with pytest.raises(ModelError, match="60 tokens and 9 new ones are more than the 64 positions of GPT2LMHeadModel"):
         own(texts(1, 60), seeds=[0], max_new_tokens=9, ends=())
     with pytest.raises(ModelError, match="no token to go on from"):

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from ftlib.data.formats.prompt_completion import PromptCompletion
 from ftlib.data.prepared import split_file
 from ftlib.data.processor import Processor
 from ftlib.errors import RecipeError, TrainingError
+from ftlib.kinds import sampling
+from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.sampling import Sample
@@ -40,7 +44,9 @@ from ftlib.testing import (
 )
 from ftlib.training import curves
 from ftlib.training.compute import Compute
+from ftlib.training.group import Group
 from ftlib.training.loops import rollouts
+from ftlib.training.loops.policy_loop import PolicyLoop
 from ftlib.training.loops.rollouts import prompt_lengths, stand_ins
 from ftlib.training.memory.prediction import Sized, _writing, predict
 from ftlib.training.objectives.grpo import GRPO
@@ -153,6 +159,66 @@ def test_prompts_alone_teach_what_the_prompts_of_answered_rows_teach(tmp_path: P
     assert weights[0] == weights[1]
 
 
+class Scripted:
+    """A sampler without a model: a row's seed says which of three texts it writes."""
+
+    def __init__(self) -> None:
+        self.asked = list[dict[str, Any]]()
+        self.given = list[Sample]()
+
+    def __call__(
+        self,
+        prompts: Sequence[torch.Tensor],
+        *,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        ends: Collection[int],
+    ) -> list[Sample]:
+        asked = {"seeds": [*seeds], "most": max_new_tokens, "temperature": temperature, "ends": {*ends}}
+        self.asked.append({"prompts": [prompt.tolist() for prompt in prompts], **asked})
+        end = min(ends)
+        texts = [[(7, end), (7, 8, 9, end), (9,) * max_new_tokens][seed % 3] for seed in seeds]
+        self.given += [Sample(text, (0.0,) * len(text), ended=text[-1] == end) for text in texts]
+        return self.given[-len(prompts) :]
+
+
+def test_a_rollout_is_what_its_sampler_wrote_whoever_that_is(tmp_path: Path) -> None:
+    job, draws = make_job(tmp_path), Scripted()
+    split, model = open_split(split_file(job.data.path, "train"), ()), load(job.start, "completions")
+    tokenizer, alone = tiny_lm_tokenizer(), Group(rank=0, world_size=1, device=torch.device("cpu"))
+    objective = RLOO(reward=SHORT, group_size=2, max_new_tokens=8, temperature=0.7)
+    writer = rollouts.Writer(
+        objective, tokenizer, Collator.of(model), alone, {}, seed=3, precision="fp32", at_once=3, sampler=draws
+    )
+    found = writer.write(model, split, np.array([4, 1]), 2, 0)
+    assert [len(one["seeds"]) for one in draws.asked] == [3, 1]
+    assert len({seed for one in draws.asked for seed in one["seeds"]}) == 4
+    assert {(one["most"], one["temperature"]) for one in draws.asked} == {(8, 0.7)}
+    assert all(tokenizer.eos_token_id in one["ends"] for one in draws.asked)
+    asked = [prompt for one in draws.asked for prompt in one["prompts"]]
+    assert asked == [split.tokens(row)[: prompt_lengths(split)[row]].tolist() for row in (4, 4, 1, 1)]
+    assert [*found.samples] == draws.given
+    rows = found.rows()
+    wrote = [[*prompt, *one.tokens] for prompt, one in zip(asked, draws.given, strict=True)]
+    assert [rows.tokens(row).tolist() for row in range(4)] == wrote
+    lengths = [len(tokenizer.decode([*one.answer], skip_special_tokens=True)) for one in draws.given]
+    assert found.worth == pytest.approx([1.0 if length <= 12 else max(0.0, 2 - length / 12) for length in lengths])
+
+
+def test_a_loop_learns_from_what_the_sampler_writes_that_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = Scripted()
+    monkeypatch.setattr("ftlib.training.worker.PolicyLoop", partial(PolicyLoop, sampler=draws))
+    monkeypatch.setattr(sampling, "sample", None)
+    (first, second) = measured(train(make_job(tmp_path, epochs=1), Workspace(tmp_path / "work")).path)
+    lengths = [len(one.tokens) for one in draws.given]
+    assert [first["length"], second["length"]] == [np.mean(lengths[:32]), np.mean(lengths[32:64])]
+    assert first["kl"] == 0.0
+    assert second["kl"] != 0.0  # the first step has moved the model
+
+
 class Killed(BaseException):
     """The machine is gone."""
 
@@ -160,7 +226,7 @@ class Killed(BaseException):
 def test_a_rollout_that_was_cut_off_is_drawn_again_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(tmp_path, micro_batch_size=8)
     whole = train(job, Workspace(tmp_path / "whole"))
-    sample, calls = rollouts.sample, list[int]()
+    sample, calls = sampling.sample, list[int]()
 
     def dies(*args: Any, **more: Any) -> Any:
         calls.append(1)
@@ -168,7 +234,7 @@ def test_a_rollout_that_was_cut_off_is_drawn_again_to_the_bit(tmp_path: Path, mo
             raise Killed
         return sample(*args, **more)
 
-    monkeypatch.setattr(rollouts, "sample", dies)
+    monkeypatch.setattr(sampling, "sample", dies)
     cut = Workspace(tmp_path / "cut")
     with pytest.raises(Killed):
         train(job, cut)
@@ -181,17 +247,17 @@ def test_a_rollout_that_was_cut_off_is_drawn_again_to_the_bit(tmp_path: Path, mo
 SCRIPT = """
 import sys, time
 from pathlib import Path
+from ftlib.kinds import sampling
 from ftlib.stages.train import TrainJob, train
-from ftlib.training.loops import rollouts
 from ftlib.workspace import Workspace
-sample, calls = rollouts.sample, []
+sample, calls = sampling.sample, []
 def hangs(*args, **more):
     calls.append(1)
     if len(calls) == 14:
         Path(sys.argv[3]).touch()
         time.sleep(600)
     return sample(*args, **more)
-rollouts.sample = hangs
+sampling.sample = hangs
 train(TrainJob.model_validate_json(Path(sys.argv[1]).read_text()), Workspace(sys.argv[2]))
 """
 
@@ -276,7 +342,7 @@ def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(
 ) -> None:
     """Also one that was killed in its fourth step, and goes on."""
     same, calls = make_job(tmp_path, RLOO(reward=Length(most=1000), group_size=2, max_new_tokens=4)), list[int]()
-    sample, work = rollouts.sample, Workspace(tmp_path / "same")
+    sample, work = sampling.sample, Workspace(tmp_path / "same")
 
     def dies(*args: Any, **more: Any) -> Any:
         calls.append(1)
@@ -284,7 +350,7 @@ def test_rewards_that_say_nothing_or_nonsense_end_the_run_in_one_line(
             raise Killed
         return sample(*args, **more)
 
-    monkeypatch.setattr(rollouts, "sample", dies)
+    monkeypatch.setattr(sampling, "sample", dies)
     with pytest.raises(Killed):
         train(same, work)
     with pytest.raises(TrainingError, match="in the first 6 steps all 2 answers to each prompt were worth the same"):
