@@ -1,6 +1,7 @@
 """Retraining against a real registry and Prefect's test server, as fresh files come in."""
 
 import json
+import math
 import os
 import shutil
 import tarfile
@@ -45,6 +46,7 @@ from ftlib.storage import LocalStore
 from ftlib.testing import tiny_chat_lm, tiny_recipe, tiny_rows, write_jsonl
 from ftlib.workspace import Workspace, leave
 from tasks.runner import Runner
+from tests.recipes.test_recipes import FOLDER, tiny_overrides
 
 pytestmark = pytest.mark.prefect
 
@@ -568,3 +570,53 @@ compute: {{workers: 0, threads: 1}}
 publish: {{name: tiny-feedback, to: {{kind: folder, path: {folder}/registry}}}}
 retrain: {{min_fresh_rows: 20}}
 """
+
+
+@pytest.mark.slow
+def test_thumbs_and_pairs_that_come_later_are_learnt_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By recipes/feedback.yaml: 40 new answers with thumbs up, 10 others to the same prompts with thumbs down."""
+    monkeypatch.chdir(tmp_path)
+    path = FOLDER / "feedback.yaml"
+    overrides = [*tiny_overrides(load_recipe(path), tmp_path, ""), "retrain.margin=1000"]
+
+    def again() -> tuple[State, Challenge]:
+        state = retrain(str(path), overrides=overrides, work=str(tmp_path / "work"), return_state=True)
+        return state, state.result()
+
+    def learnt(found: Challenge) -> tuple[int, int]:
+        """Return the rows of thumbs that trained, and the rows of pairs that are measured."""
+        assert found.evidence is not None
+        (judge,) = [end for end in found.evidence.checkpoints if end.phase == "judge"]
+        prepared = found.evidence.prepared
+        train = prepared["thumbs"].splits["train"].rows
+        assert judge.facts["steps"] == math.ceil(train / 16)
+        return train, sum(split.rows for split in prepared["pairs"].splits.values())
+
+    state, first = again()
+    assert state.name == "Promoted"
+    assert first.news["thumbs"].fresh_rows == 150
+    train, pairs = learnt(first)
+    assert pairs == 75  # of corrections alone: no prompt was answered twice
+    new = [
+        {"request_id": 200 + i, "prompt": row["text"], "label": row["label"], "answer": "ask", "thumb": True}
+        for i, row in enumerate(tiny_rows(40, seed=9))
+    ]
+    worse = [{**line, "request_id": 300 + i, "answer": "no", "thumb": False} for i, line in enumerate(new[:10])]
+    other = [{"request_id": i, "thumb": i % 3 == 0} for i in (0, 2, 4)]  # thought better of
+    lines = [{**line, "time": "2026-04-01T09:30:00Z"} for line in (*new, *worse, *other)]
+    write_jsonl(tmp_path / "rows" / "feedback" / "2027.jsonl", lines)
+    state, second = again()
+    assert {name: of.fresh_rows for name, of in second.news.items()} == {"corrections": 0, "thumbs": 53}
+    assert second.evidence is not None
+    assert second.evidence.raw["thumbs"].ledger.kept == 200
+    more, paired = learnt(second)
+    assert 30 < more - train <= 50  # of 50 new rows the split holds some out
+    assert paired == 85
+    assert (state.name, second.what) == ("Promoted", "promoted")
+    assert second.version is not None
+    assert first.version is not None
+    assert (second.version.version, second.version.created) == (2, True)
+    assert second.version.manifest != first.version.manifest
+    assert again()[0].name == "Skipped"
