@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any, cast
 
 from ftlib.data.conversations import Message
@@ -46,6 +46,8 @@ class ChatTemplate:
         special = {id: str(token) for id, token in added.items() if token.special}
         special |= dict(zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True))
         self._special = special
+        self._markers = {*added, *special}
+        self._left_out: dict[object, frozenset[int]] = {}
 
     def is_spelt(self, texts: Sequence[str]) -> bool:
         """Say whether texts spell special tokens."""
@@ -59,6 +61,20 @@ class ChatTemplate:
             return None
         last = probe.ids[probe.runs[-1][1] - 1]
         return last if last in self._special else None
+
+    @property
+    def learns_header(self) -> bool:
+        """Say whether words are learnt that stand before the answer's own: a template that writes no prompt for it."""
+        begun: list[list[int]] = []
+        for answer in ("a", "b"):
+            probe = self.render([PROBE[0], {**PROBE[1], "content": answer}])
+            if isinstance(probe, Dropped):
+                return False
+            first, end = probe.runs[-1]
+            begun.append(probe.ids[first:end])
+        # What two answers begin with alike is none of theirs. One that the tokenizer has no word for is a marker, too.
+        header = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*begun, strict=False))]
+        return bool(_letters(str(self._tokenizer.decode([one for one in header if one not in self._markers]))))
 
     def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
         """Return the tokens after which the assistant writes its next turn, or what the template has no place for."""
@@ -141,13 +157,10 @@ class ChatTemplate:
 
     def _not_rendered(self, messages: Sequence[Message], tools: Any) -> Dropped | None:
         """Return the first turn, or tool, of which the template writes nothing: it has no place for it."""
-        whole: str = self._tokenizer.apply_chat_template(
-            [*messages], tools=tools, chat_template=self.text, tokenize=False
-        )
-        letters = _letters(whole)
+        letters, left_out = _letters(self._text(messages, tools)), self._turns_left_out(messages, tools)
         for turn, message in enumerate(messages):
             # Answers may be cut on purpose (reasoning), and are compared token by token.
-            if message["role"] != "assistant" and _letters(message["content"]) not in letters:
+            if message["role"] != "assistant" and (turn in left_out or _letters(message["content"]) not in letters):
                 return Dropped(
                     "turn_not_rendered",
                     f"turn {turn + 1} ({message['role']}) is not in what the template writes",
@@ -158,6 +171,24 @@ class ChatTemplate:
             if name is None or _letters(name) not in letters:
                 return Dropped("turn_not_rendered", f"the tool {name!r} is not in what the template writes")
         return None
+
+    def _turns_left_out(self, messages: Sequence[Message], tools: Any) -> frozenset[int]:
+        """Return which turns a template does not write, whatever they say: a short text may stand elsewhere, too."""
+        from jinja2.exceptions import TemplateError
+
+        shape = (bool(tools), *((one["role"], bool(one["content"]), *sorted(one)) for one in messages))
+        if shape not in self._left_out:
+            words = {turn: f"zq{turn}qz" for turn, one in enumerate(messages) if one["content"]}
+            probe = [{**one, "content": words.get(turn, "")} for turn, one in enumerate(messages)]
+            try:
+                letters = _letters(self._text(probe, tools)).casefold()
+            except (TemplateError, ValueError, TypeError, KeyError):  # it reads what turns say
+                words, letters = {}, ""
+            self._left_out[shape] = frozenset(turn for turn, word in words.items() if word not in letters)
+        return self._left_out[shape]
+
+    def _text(self, messages: Sequence[Message], tools: Any) -> str:
+        return self._tokenizer.apply_chat_template([*messages], tools=tools, chat_template=self.text, tokenize=False)
 
 
 def _template(own: object, given: str | None) -> str:

@@ -10,7 +10,9 @@ from ftlib.config import Config
 from ftlib.data.row_targets import Target
 from ftlib.wording import counted
 
-Finding = Literal["no_targets", "cut", "end_not_learnt", "end_is_padding", "double_start", "other_template"]
+Finding = Literal[
+    "no_targets", "cut", "end_not_learnt", "end_is_padding", "double_start", "other_template", "header_learnt"
+]
 
 FINDINGS: Mapping[Finding, str] = MappingProxyType(
     {
@@ -21,6 +23,8 @@ FINDINGS: Mapping[Finding, str] = MappingProxyType(
         "and may not be elsewhere",
         "double_start": "begin with two tokens that begin a text: the template writes one, the tokenizer another",
         "other_template": "are written by another chat template than the model's own, by which it was trained so far",
+        "header_learnt": "teach words that the template writes before an answer, the role's name for example: it "
+        "writes no prompt for the answer (add_generation_prompt)",
     }
 )
 """What is wrong with rows, and how it is said of them."""

@@ -129,6 +129,11 @@ class RowReader:
         template, own = self._reading.dataset.format.chat_template(self.processor), self._own_template()
         return template is not None and own is not None and template.text != own
 
+    @functools.cached_property
+    def _learns_header(self) -> bool:
+        template = self._reading.dataset.format.chat_template(self.processor)
+        return template is not None and template.learns_header
+
     def _own_template(self) -> str | None:
         """Return the template that the model has by itself."""
         try:
@@ -158,6 +163,8 @@ class RowReader:
             yield "double_start"
         if self._other_template:
             yield "other_template"
+        if runs and self._learns_header:
+            yield "header_learnt"
 
     def check(self, row: PreparedRow) -> None:
         """Raise ModelError for a token that the embedding has no row for, DataError for a second end."""

@@ -21,6 +21,7 @@ from ftlib.workspace import Workspace
 CHATS: Any = [row for row in tiny_chats(60) if len(row["messages"]) < 5]  # type: ignore[arg-type]
 FORMAT = {"kind": "chat", "messages": "messages", "max_tokens": 120}
 ENDLESS = TINY_TEMPLATE.replace("{{ eos_token }}", "{% if message.role == 'user' %}{{ eos_token }}{% endif %}")
+UNPROMPTED = TINY_TEMPLATE.partition("{% if add_generation_prompt")[0]
 TWICE = "{{ bos_token }}" + TINY_TEMPLATE
 
 
@@ -60,6 +61,7 @@ def test_sound_rows_are_counted_and_nothing_is_found(tmp_path: Path) -> None:
         (TINY_TEMPLATE, {"max_tokens": 60}, "cut", "lost tokens or turns"),
         (TINY_TEMPLATE, {"template": TINY_TEMPLATE.replace(" : ", " says ").replace("assistant :", "assistant says")},
          "other_template", "another chat template"),
+        (UNPROMPTED, {}, "header_learnt", "the role's name"),
     ],
 )  # fmt: skip
 def test_a_fault_is_counted_and_ends_the_run_where_the_recipe_says_so(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ftlib.data.chat_template import ChatTemplate
 from ftlib.data.formats.chat import Chat
 from ftlib.data.processor import Processor
 from ftlib.data.row_reasons import REMEDIES
@@ -21,6 +22,12 @@ MARKED = (
     "{% for m in messages %}{{ bos_token }} {{ m.role }} : {% if m.role == 'assistant' %}{% generation %}"
     "{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ bos_token }} assistant :{% endif %}"
+)
+UNPROMPTED = TINY_TEMPLATE.partition("{% if add_generation_prompt")[0]
+WHOLE_TURN_MARKED = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ bos_token }} assistant : {{ m.content }}"
+    "{{ eos_token }}{% endgeneration %}{% else %}{{ bos_token }} {{ m.role }} : {{ m.content }}{{ eos_token }}"
+    "{% endif %}{% endfor %}"
 )
 FORGETS = (
     "{% for m in messages %}{{ bos_token }} {{ m.role }} : {% if m.role != 'assistant' or loop.last %}{{ m.content }}"
@@ -109,6 +116,26 @@ def test_both_rules_learn_the_same_of_any_chat(answers: list[str], system: bool)
     by_prefix, by_marks = (encoded(FORMAT, {"messages": messages}, template=t)[0] for t in (TINY_TEMPLATE, MARKED))
     assert by_prefix.pieces == by_marks.pieces
     assert len(learnt(by_prefix)) == len(answers)
+
+
+@pytest.mark.parametrize(
+    ("template", "learns"),
+    [
+        (TINY_TEMPLATE, False),
+        (MARKED, False),
+        (UNPROMPTED, True),
+        (MARKED.replace("{% if add", "{# ").replace("assistant :{% endif %}", "#}"), False),  # the marks leave it out
+        (WHOLE_TURN_MARKED, True),
+        (TINY_TEMPLATE.replace(": {{ message", ": {{ pad_token }} {{ message"), False),
+        ("{{ raise_exception('no such role') }}", False),
+    ],
+    ids=["prompt", "marks", "no prompt", "marks, no prompt", "marks around the turn", "a marker", "refuses"],
+)
+def test_words_that_are_learnt_before_an_answer_are_a_header(template: str, learns: bool) -> None:
+    assert ChatTemplate(tiny_chat_tokenizer(template)).learns_header == learns
+    for (found,) in (encoded(FORMAT, {"messages": ASKED}, template=template),) if learns else ():
+        ((*header, _, _, _, _),) = learnt(found)  # ask the courier [SEP]
+        assert tiny_chat_tokenizer().decode(header) == "[CLS] assistant :"
 
 
 def test_the_last_answer_alone_is_learnt_where_it_is_asked_for() -> None:
@@ -278,25 +305,49 @@ def test_what_is_no_chat_is_dropped_for_its_reason(messages: Any, reason: str) -
     assert reason == "missing_messages" or reason in REMEDIES
 
 
+NO_SYSTEM = TINY_TEMPLATE.replace("for message in messages", "for message in messages if message.role != 'system'")
+
+
 @pytest.mark.parametrize(
-    ("template", "reason", "said"),
+    ("template", "first", "reason", "said"),
     [
-        (FORGETS, "turns_not_told_apart", "turn 2 (assistant)"),
-        ("{{ raise_exception('no such role') }}", "template_refuses", "no such role"),
-        ("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}", "template_refuses", "no attribute"),
+        (FORGETS, [], "turns_not_told_apart", "turn 2 (assistant)"),
+        ("{{ raise_exception('no such role') }}", [], "template_refuses", "no such role"),
+        ("{% for m in messages %}{{ m.nothing.at_all }}{% endfor %}", [], "template_refuses", "no attribute"),
         (
             "{% for m in messages if m.role != 'user' %}{{ m.content }}{{ eos_token }}{% endfor %}",
+            [],
             "turn_not_rendered",
             "turn 1 (user)",
         ),
+        *(
+            (NO_SYSTEM, [turn("system", said)], "turn_not_rendered", "turn 1 (system)")
+            for said in ("be brief", "ask the courier", "!!!", "ask")
+        ),
     ],
 )
-def test_what_the_template_cannot_write_is_dropped_and_the_turn_named(template: str, reason: str, said: str) -> None:
-    (found,) = encoded(FORMAT, {"messages": [*ASKED, *ASKED]}, template=template)
+def test_what_the_template_cannot_write_is_dropped_and_the_turn_named(
+    template: str, first: list[Any], reason: str, said: str
+) -> None:
+    (found,) = encoded(FORMAT, {"messages": [*first, *ASKED, *ASKED]}, template=template)
     assert found.pieces == []
     assert found.dropped is not None
     assert found.dropped.reason == reason
     assert said in found.dropped.detail
+
+
+def test_a_turn_that_a_template_writes_by_what_it_says_is_no_turn_left_out() -> None:
+    """The words by which turns are looked for are none that this template knows, and no capitals."""
+    known = "{% if message.role == 'system' %}{{ {'brief': 'brief'}[message.content].upper() }}{% endif %}"
+    for picky in (known, "{% if 'zq' in message.content %}{{ raise_exception('odd') }}{% endif %}"):
+        template = TINY_TEMPLATE.replace(
+            "{{ bos_token }} {{ message.role", picky + "{{ bos_token }} {{ message.role", 1
+        )
+        (found,) = encoded(FORMAT, {"messages": [turn("system", "brief"), *ASKED]}, template=template)
+        assert found.dropped is None
+    louder = TINY_TEMPLATE.replace("message.content", "message.content | upper")
+    (found,) = encoded(FORMAT, {"messages": [turn("user", "PARCEL"), ASKED[1]]}, template=louder)
+    assert found.dropped is None
 
 
 def test_a_template_runs_no_code() -> None:
