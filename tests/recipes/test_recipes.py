@@ -23,6 +23,7 @@ from transformers import (
     AutoModelForObjectDetection,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
     YolosImageProcessorPil,
@@ -180,6 +181,8 @@ def test_recipe_runs_to_a_published_version(
     assert all(count > 0 for count in steps.values())
     kind = record.evidence.recipe.published_format().asked_as
     dense = record.evidence.checkpoints[-1].form == "dense"  # tests/flows/test_adapter_version.py asks the others
+    if record.evidence.recipe.tasks:
+        check_tasks(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "text_to_text":
         check_written(record.result, record.evidence.recipe, tmp_path / "pulled")
     if kind == "completions" and dense:
@@ -230,6 +233,62 @@ def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
                 assert float(said.line()) == pytest.approx(float(logits[0]), abs=1e-4)
             case _:
                 raise AssertionError(f"no answer of {version.name} is looked at")
+
+
+def check_tasks(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
+    """Ask a version of several tasks as each of them, beside the folder of that task in stock transformers."""
+    registry = ModelRegistry(recipe.publish.to.store())
+    registry.pull(resolved := registry.version(version.name, version.version), folder)
+    digests = {file.path: file.sha256 for file in registry.manifest(resolved).files}
+    assert len(recipe.tasks) > 1
+    bodies = [digests[f"tasks/{task}/model-00001-of-00002.safetensors"] for task in recipe.tasks]
+    heads = [digests[f"tasks/{task}/model-00002-of-00002.safetensors"] for task in recipe.tasks]
+    assert len({*bodies}) == 1
+    assert len({*heads}) == len(heads)
+    assert not [path for path in digests if path.endswith(".safetensors") and not path.startswith("tasks/")]
+    lines = ["the invoice and the card", "", "crash and freeze and reload again"]
+    for task in recipe.tasks:
+        said = [*predict(folder, lines, batch_size=2, task=task)]
+        check = check_labels if isinstance(said[0], LabelPrediction) else check_entities
+        check(folder / "tasks" / task, lines, said)
+        result = CliRunner().invoke(main, ["predict", str(folder), "--task", task], input="\n".join(lines) + "\n")
+        assert (result.exit_code, result.stdout.splitlines()) == (0, [one.line() for one in said])
+    for got, words in (((), "none"), (("--task", "else"), "'else'")):
+        result = CliRunner().invoke(main, ["predict", str(folder), *got], input="the invoice\n")
+        assert result.exit_code != 0
+        told = result.stderr or str(result.exception)
+        assert f"answers several tasks, got {words}; give --task, one of {', '.join(recipe.tasks)}" in told
+
+
+def check_labels(folder: Path, lines: list[str], said: list[Any]) -> None:
+    """Hold labels against a stock classifier's."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+    for line, one in zip(lines, said, strict=True):
+        shares = model.eval()(**tokenizer(line, return_tensors="pt")).logits[0].detach().double().softmax(0)
+        assert one.label == model.config.id2label[int(shares.argmax())]
+        assert list(one.probabilities.values()) == pytest.approx(shares.tolist(), abs=1e-5)
+
+
+def check_entities(folder: Path, lines: list[str], said: list[Any]) -> None:
+    """Hold entities against the tags of the words' first tokens in a stock tagger."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForTokenClassification.from_pretrained(folder)
+    for line, one in zip(lines, said, strict=True):
+        if not line:
+            assert one.entities == ()
+            continue
+        inputs = tokenizer(line.split(), is_split_into_words=True, return_tensors="pt")
+        words = inputs.word_ids()
+        shares = model.eval()(**inputs).logits[0].detach().double().softmax(-1)
+        sure = [shares[words.index(word)] for word in range(len(line.split()))]
+        tags = [model.config.id2label[int(each.argmax())] for each in sure]
+        named = [i for entity in one.entities for i in range(entity.first, entity.end)]
+        assert named == [i for i, tag in enumerate(tags) if tag != "O"]
+        for entity in one.entities:
+            assert {tags[i][2:] for i in range(entity.first, entity.end)} == {entity.type}
+            means = [float(sure[i].max()) for i in range(entity.first, entity.end)]
+            assert entity.probability == pytest.approx(sum(means) / len(means), abs=1e-5)
+        assert (one.words, one.read) == (len(line.split()), len(line.split()))
+    assert any(one.entities for one in said)
 
 
 def check_chat(version: ModelVersion, store: Store, folder: Path) -> None:
