@@ -221,7 +221,8 @@ def tuned(tmp_path: Path, name: str, **fields: object) -> TrainJob:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[] if one == "lora, rows" else pytest.mark.slow) for one in SWEPT]
+    "name",
+    [pytest.param(one, marks=[] if one in ("lora, rows", "houlsby") else pytest.mark.slow) for one in SWEPT],
 )
 def test_every_tuning_goes_on_from_a_checkpoint(tmp_path: Path, name: str) -> None:
     job, workspace, _ = half_done(tmp_path, tuned(tmp_path, name), step=5)
