@@ -20,6 +20,7 @@ from flows.run.candidate_jobs import diverge_job
 from ftlib.config import Split
 from ftlib.data.datasets import Ledger, PreparedDataset, RawDataset
 from ftlib.data.prepared import PreparedRow, split_file, write_split
+from ftlib.data.supervision import FINDINGS, Audit
 from ftlib.errors import StorageError
 from ftlib.evaluation.bootstrap import Resampling, difference
 from ftlib.evaluation.measured import EvalReport, tables_in
@@ -47,6 +48,8 @@ from ftlib.workspace import Workspace
 
 DIAGNOSIS = ("loss_path", "layers_moved", "calibration", "confusion")
 HOSTILE = "<script>alert(1)</script>|*x*"
+AUDIT = Audit(rows=30, tokens=400, supervised=100, findings={"cut": 3, "header_learnt": 30})
+"""As of a language model's rows: the page asks nothing else of what rows are."""
 
 
 def recipe(**update: object) -> Recipe:
@@ -90,7 +93,7 @@ def records(folder: Path, work: Workspace, of: Recipe, *, tested: Sequence[str] 
                 "validation": tiny_rows(30, seed=seed),
                 "test": [row for row in tiny_rows(45, seed=seed + 1) if row["label"] in tested],
             },
-        ).model_copy(update={"ledger": Ledger(rows_in=80, kept=75, dropped={HOSTILE: 5})})
+        ).model_copy(update={"ledger": Ledger(rows_in=80, kept=75, dropped={HOSTILE: 5}), "audit": AUDIT})
         for seed, name in enumerate(of.datasets)
     }
     raw = {
@@ -225,6 +228,18 @@ def test_every_estimate_of_the_records_is_on_both_pages(made: tuple[ReportJob, W
             assert number(estimate.value) in html
             assert words in html
             assert f"({words})" in markdown
+
+
+def test_both_pages_say_what_rows_that_train_teach(made: tuple[ReportJob, Workspace, Report]) -> None:
+    html, markdown = ((made[2].path / name).read_text() for name in ("report.html", "report.md"))
+    for words in (
+        "Rows: 100 of 400 tokens are learnt (25%).",
+        "Rows: 3 of 30 training rows were too long and lost tokens or turns (cut).",
+        f"Rows: 30 of 30 training rows {FINDINGS['header_learnt']} (header_learnt).",
+    ):
+        assert words in " ".join(Tags(html).words)
+        assert words in markdown.replace("\\", "")
+    assert "Elsewhere: 100 of 400" not in html  # no phase trains on it
 
 
 @pytest.mark.usefixtures("blank_figures")
