@@ -27,7 +27,10 @@ KIN: dict[str, dict[str, Any]] = {
     "patterns": {"rank_pattern": {"query": 3, r"1\..*value": 1}, "alpha_pattern": {"key": 2.0}},
     "whole": {"modules_to_save": ("pooler",), "targets": ("query",)},
     "pissa": {"init": "pissa"},
-    "pissa_ranks": {"init": "pissa", "use_rslora": True, "rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}},
+    "pissa_ranks": {
+        **{"init": "pissa", "use_rslora": True, "rank_pattern": {"query": 3}, "alpha_pattern": {"key": 2.0}},
+        **{"modules_to_save": ("pooler",), "b_rate_ratio": 4.0},
+    },
 }
 FEW = ["pissa_ranks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("patterns", "whole", "pissa"))]
 
@@ -54,6 +57,10 @@ def test_kept_or_merged_it_is_one_training_and_stock_peft_s_model(
 ):
     dense, kept = (trained(tmp_path, start, data, **{**LORA, **KIN[name]}, keep=k) for k in ("merged", "adapter"))
     assert losses(dense) == losses(kept)
+    whole = load_file(kept.folder / WEIGHTS).get("base_model.model.bert.pooler.dense.weight")
+    assert (whole is not None) == ("modules_to_save" in KIN[name])
+    if whole is not None:
+        assert not torch.equal(whole, load_file(start.folder / "model.safetensors")["bert.pooler.dense.weight"])
     theirs = logits(stock(start, kept.folder))
     assert torch.equal(logits(load(kept, "labeled")), theirs)
     torch.testing.assert_close(theirs, logits(load(dense, "labeled")), rtol=0, atol=1e-5)

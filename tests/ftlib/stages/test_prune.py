@@ -131,6 +131,7 @@ def test_influences_are_those_of_stock_hidden_states(
     np.testing.assert_allclose(measured.influences, influences, rtol=1e-4)
     np.testing.assert_allclose(measured.distances, angles, rtol=1e-4)
     assert measured.tokens == sum(len(row[0]) for row in hidden)
+    assert all(rate > 0 for rate in measured.rows_per_second)
     least = sorted(np.argsort(influences)[:2].tolist())
     first = int(np.argmin(angles))
     assert list(measured.removed) == (least if choose == "lowest" else [first, first + 1])

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from ftlib.data.datasets import PreparedDataset
+from ftlib.data.formats.text_to_text import TextToText
+from ftlib.data.processor import Processor
 from ftlib.errors import ModelError
 from ftlib.kinds import token_log_probs
 from ftlib.kinds.batch import UNTAUGHT, Batch
@@ -22,7 +24,15 @@ from ftlib.kinds.packing import settle_packing
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
-from ftlib.testing import tiny_checkpoint, tiny_prepared, tiny_rows
+from ftlib.testing import (
+    tiny_checkpoint,
+    tiny_lm_tokenizer,
+    tiny_prepared,
+    tiny_prepared_as,
+    tiny_rows,
+    tiny_sources,
+    tiny_text_to_text,
+)
 from ftlib.training.compute import Compute
 from ftlib.training.objectives.completion import Completion
 from ftlib.training.objectives.token_distillation import CompletionDistillation, TokenDistillation
@@ -87,6 +97,31 @@ def said(asked: Asked, objective: TokenDistillation, batch: Batch | None = None)
 def test_it_is_the_formula_on_the_supervised_tokens_alone(asked: Asked, beta: float) -> None:
     objective = CompletionDistillation(temperature=2.0, soft=0.3, beta=beta)
     assert said(asked, objective)[0] == pytest.approx(by_hand(asked, 2.0, 0.3, beta), rel=1e-5)
+
+
+def test_an_encoder_decoder_learns_by_the_same_formula_what_its_decoder_writes(tmp_path: Path) -> None:
+    """Against stock models that are given each row's labels alone, and shift them by themselves."""
+    rows, tokenizer = tiny_sources(5), tiny_lm_tokenizer()
+    folders = [tiny_text_to_text(tmp_path / str(seed), "t5", seed=seed) for seed in (0, 1)]
+    student, teacher = (AutoModelForSeq2SeqLM.from_pretrained(folder).eval() for folder in folders)
+    format = TextToText(source="source", target="target", max_tokens=96, max_target_tokens=32)
+    made = tiny_prepared_as(tmp_path / "data", format, {"train": rows}, Processor.of(tokenizer, decoder_start=0))
+    batch = open_split(made.path / "train.arrow", ()).batch(np.arange(5), Collator.of(student))
+    total = 0.0
+    for row in rows:
+        source = tokenizer(row["source"], return_tensors="pt")["input_ids"]
+        labels = tokenizer(text_target=row["target"], return_tensors="pt")["input_ids"]
+        p, q, plain = (
+            (model(input_ids=source, labels=labels).logits[0].detach().double() / by).softmax(-1).numpy()
+            for model, by in ((teacher, 2.0), (student, 2.0), (student, 1.0))
+        )
+        middle = 0.3 * p + 0.7 * q
+        apart = (0.3 * p * np.log(p / middle) + 0.7 * q * np.log(q / middle)).sum(-1)
+        hard = -np.log(plain[np.arange(labels.shape[1]), labels[0].numpy()])
+        total += float((0.7 * hard + 0.3 * 4.0 * apart).sum())
+    objective = CompletionDistillation(temperature=2.0, soft=0.3, beta=0.3)
+    ours = objective.loss(student, batch, {"teacher": teacher.requires_grad_(False)})
+    assert float(ours.total.detach()) == pytest.approx(total, rel=1e-5)
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_and_without_soft_it_is_cross_entropy(asked: Asked) -> None:

@@ -26,6 +26,7 @@ from ftlib.kinds.collate import Collator
 from ftlib.kinds.open_split import open_split
 from ftlib.testing import tiny_classifier, tiny_prepared_as, tiny_rows, tiny_tokenizer
 from ftlib.training.objectives.classification import Classification
+from ftlib.training.objectives.regression import Regression
 
 FORMAT = LabeledText(text="premise", pair="hypothesis", label="label", max_tokens=16)
 TOKENIZER = tiny_tokenizer()
@@ -102,24 +103,34 @@ def test_near_duplicates_are_near_in_both_texts(tmp_path: Path) -> None:
     assert made.text == "the invoice of the card | a refund of the price"
 
 
-def test_the_loss_is_that_of_stock_transformers_on_pairs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("format", "labels", "objective"),
+    [
+        (FORMAT.model_copy(update={"max_tokens": 64}), ("no", "yes"), Classification()),
+        (ScoredText(text="premise", pair="hypothesis", score="score"), ("score",), Regression()),
+    ],
+    ids=["label", "number"],
+)
+def test_the_loss_is_that_of_stock_transformers_on_pairs(
+    tmp_path: Path, format: Any, labels: tuple[str, ...], objective: Any
+) -> None:
     """Were segments left out, the embedding of the second text would be the first's."""
     texts = [str(made["text"]) for made in tiny_rows(8, words=5)]
-    rows = [row(texts[i], texts[i + 4], ("no", "yes")[i % 2]) for i in range(4)]
-    format = FORMAT.model_copy(update={"max_tokens": 64})
+    scores = [0.5, -1.25, 3.0, 2.0]
+    rows = [{**row(texts[i], texts[i + 4], ("no", "yes")[i % 2]), "score": scores[i]} for i in range(4)]
     data = tiny_prepared_as(tmp_path / "data", format, {"train": rows}, Processor.of(TOKENIZER))
-    folder = tiny_classifier(tmp_path / "model", ("no", "yes"))
+    folder = tiny_classifier(tmp_path / "model", labels)
     stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
         table = stock.bert.embeddings.token_type_embeddings.weight
         table += torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
-    split = open_split(data.path / "train.arrow", ("no", "yes"))
-    ours = Classification().loss(stock, split.batch(range(4), Collator.of(stock)))
+    split = open_split(data.path / "train.arrow", labels if len(labels) > 1 else ())
+    ours = objective.loss(stock, split.batch(range(4), Collator.of(stock)))
     inputs = AutoTokenizer.from_pretrained(folder)(
         [one["premise"] for one in rows], [one["hypothesis"] for one in rows], return_tensors="pt", padding=True
     )
     assert inputs["token_type_ids"].any()
-    theirs = stock(**inputs, labels=torch.tensor([0, 1, 0, 1])).loss
+    theirs = stock(**inputs, labels=torch.tensor([0, 1, 0, 1] if len(labels) > 1 else scores)).loss
     assert ours.total.item() == pytest.approx(4 * theirs.item(), rel=1e-6)
 
 

@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats.chat import Chat
-from ftlib.data.prepared import longest_prompt
+from ftlib.data.prepared import longest_prompt, split_file
 from ftlib.data.processor import Processor
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.heads.completions import continued
 from ftlib.kinds.next_tokens import next_tokens
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.outcomes import CompletionOutcomes
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.stages.train import TrainJob, train
@@ -72,6 +72,24 @@ def test_the_loss_is_that_of_stock_transformers_with_labels(data: PreparedDatase
     assert ours.count == count == int(split.supervised.sum())
     assert float(ours.total) == pytest.approx(total, rel=1e-5)
     assert max(len(places) for places in split.targets.places) > 2  # type: ignore[union-attr]
+
+
+def test_rows_of_a_later_file_of_a_mixed_batch_have_their_own_turns(data: PreparedDataset, start: Checkpoint) -> None:
+    paths = [split_file(data.path, name) for name in ("train", "test")]
+    joined, collate, tokenizer = open_splits(paths, ()), Collator.of(stock(start)), tiny_chat_tokenizer()
+    batch = joined.batch([29, 3], collate)
+    for place, messages in enumerate((ROWS[30 + 5]["messages"], ROWS[3]["messages"])):
+        ids = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+        assert batch.inputs["input_ids"][place, : len(ids)].tolist() == ids
+        answers = [one["content"] for one in messages if one["role"] == "assistant"]
+        learnt = next_tokens(batch)[place]
+        by_hand = [
+            id
+            for text in answers
+            for id in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ]
+        assert learnt[learnt != -100].tolist() == by_hand
+        assert joined.targets.texts[(29, 3)[place]].as_py() == answers[-1]  # type: ignore[union-attr]
 
 
 def test_a_pack_of_chats_learns_what_its_rows_learn_alone(data: PreparedDataset, start: Checkpoint) -> None:

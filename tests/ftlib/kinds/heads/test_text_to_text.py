@@ -11,15 +11,18 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats.text_to_text import TextToText
+from ftlib.data.prepared import split_file
 from ftlib.data.processor import Processor
 from ftlib.errors import ModelError
 from ftlib.evaluation.divergence import token_divergence
 from ftlib.evaluation.forward_pass import predict_split
 from ftlib.evaluation.metrics import Bleu, ExactMatch
 from ftlib.kinds import token_log_probs as of_tokens
+from ftlib.kinds.batch import UNTAUGHT
 from ftlib.kinds.collate import Collator
 from ftlib.kinds.loading import load, load_language_model
-from ftlib.kinds.open_split import open_split
+from ftlib.kinds.next_tokens import next_tokens
+from ftlib.kinds.open_split import open_split, open_splits
 from ftlib.kinds.outcomes import CompletionOutcomes
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.models.folder import find_model
@@ -85,6 +88,23 @@ def test_the_loss_is_that_of_stock_transformers_given_labels(data: PreparedDatas
         ours = Completion().loss(stock, split.batch(range(len(split)), Collator.of(stock)))
     assert ours.count == count == int(split.supervised.sum())
     assert float(ours.total) == pytest.approx(total, rel=1e-5)
+
+
+def test_rows_of_a_later_file_of_a_mixed_batch_have_their_own_sources_and_targets(
+    data: PreparedDataset, start: Checkpoint
+) -> None:
+    paths = [split_file(data.path, name) for name in ("train", "test")]
+    collate = Collator.of(AutoModelForSeq2SeqLM.from_pretrained(start.path / "model"))
+    joined, tokenizer = open_splits(paths, ()), tiny_lm_tokenizer()
+    batch = joined.batch([21, 3], collate)
+    for place, row in enumerate((ROWS[22 + 5], ROWS[3])):
+        source, target = tokenizer(row["source"])["input_ids"], tokenizer(text_target=row["target"])["input_ids"]
+        assert batch.inputs["input_ids"][place, : len(source)].tolist() == source
+        assert int(batch.inputs["attention_mask"][place].sum()) == len(source)
+        learnt = next_tokens(batch)[place]
+        assert learnt[learnt != UNTAUGHT].tolist() == target
+        assert joined.targets.texts[(21, 3)[place]].as_py() == row["target"]  # type: ignore[union-attr]
+    assert batch.supervised.tolist() == (next_tokens(batch) != UNTAUGHT).sum(1).tolist()
 
 
 @pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 3])
