@@ -190,6 +190,21 @@ def test_a_task_is_what_a_recipe_of_its_own_would_say(written: Path) -> None:
             ["phases.tune.self_kl=1", "phases.tune.ema_decay=0.9", "phases.tune.batch_norm=updated"],
             "phases[tune].self_kl: asks twice, and batch_norm: updated moves its statistics at each; set it to frozen",
         ),
+        (
+            ["phases.tune.self_kl=1", "phases.tune.ema_decay=0.9", "compute.pack_tokens=64"],
+            "phases[tune].self_kl: is not told of packed rows; set compute.pack_tokens to null",
+        ),
+        *(
+            (
+                ["phases.tune.self_kl=1", "phases.tune.ema_decay=0.9", f"datasets.away.format={format}"],
+                f"phases[tune].self_kl: answers to {kind!r} rows, as those of 'away', have no divergence; remove it",
+            )
+            for kind, format in (
+                ("tagged", "{kind: tagged_words, words: text, tags: label}"),
+                ("scored", "{kind: scored_text, text: text, score: label}"),
+                ("masked", "{kind: masked_text, text: text}"),
+            )
+        ),
         (["phases.tune.companions={t: {phase: tun}}"], "phases[tune].companions: 'classification' asks none, got t"),
         (["phases.tune.companions={t: {phase: tune}}"], "phases[tune].companions.t: 'tune' is no end of an earlier ph"),
         (["phases.tune.scores={t: {phase: base}}"], "phases[tune].scores: 'classification' asks none, got t"),
