@@ -64,17 +64,22 @@ class ChatTemplate:
 
     @property
     def learns_header(self) -> bool:
-        """Say whether words are learnt that stand before the answer's own: a template that writes no prompt for it."""
+        """Say whether words before an answer's own are learnt that its prompt should write: the role's name."""
+        prompt, asked = self.prompt(PROBE[:1]), self.tokens(PROBE[:1])
+        if isinstance(prompt, Dropped) or isinstance(asked, Dropped):
+            return False
+        if self._holds_words(prompt[_alike(prompt, asked) :]):
+            return False  # what follows it the model is to write by itself: a channel's name, a thought
         begun: list[list[int]] = []
         for answer in ("a", "b"):
-            probe = self.render([PROBE[0], {**PROBE[1], "content": answer}])
-            if isinstance(probe, Dropped):
+            rendered = self.render([PROBE[0], {**PROBE[1], "content": answer}])
+            if isinstance(rendered, Dropped):
                 return False
-            first, end = probe.runs[-1]
-            begun.append(probe.ids[first:end])
-        # What two answers begin with alike is none of theirs. One that the tokenizer has no word for is a marker, too.
-        header = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*begun, strict=False))]
-        return bool(_letters(str(self._tokenizer.decode([one for one in header if one not in self._markers]))))
+            begun.append(rendered.ids[slice(*rendered.runs[-1])])
+        return self._holds_words(begun[0][: _alike(*begun)])
+
+    def _holds_words(self, ids: Sequence[int]) -> bool:
+        return bool(_letters(str(self._tokenizer.decode([id for id in ids if id not in self._markers]))))
 
     def prompt(self, messages: Sequence[Message], tools: Any = None, *, spelt: bool = False) -> list[int] | Dropped:
         """Return the tokens after which the assistant writes its next turn, or what the template has no place for."""
@@ -220,6 +225,11 @@ def _function_name(tool: Any) -> str | None:
 def _letters(text: str) -> str:
     """Return letters and digits alone: templates trim, indent and escape the rest."""
     return "".join(filter(str.isalnum, re.sub(r"\\u[0-9a-fA-F]{4}|\\[nrt]", "", text)))
+
+
+def _alike(ids: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many tokens two rows begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False)))
 
 
 def _groups(places: Sequence[int]) -> int:

@@ -127,15 +127,28 @@ def test_both_rules_learn_the_same_of_any_chat(answers: list[str], system: bool)
         (MARKED.replace("{% if add", "{# ").replace("assistant :{% endif %}", "#}"), False),  # the marks leave it out
         (WHOLE_TURN_MARKED, True),
         (TINY_TEMPLATE.replace(": {{ message", ": {{ pad_token }} {{ message"), False),
+        (TINY_TEMPLATE.replace(": {{ message", ": why {{ message"), False),
+        (TINY_TEMPLATE.replace(" assistant :{%", "{%"), True),
         ("{{ raise_exception('no such role') }}", False),
     ],
-    ids=["prompt", "marks", "no prompt", "marks, no prompt", "marks around the turn", "a marker", "refuses"],
+    ids=[
+        "prompt",
+        "marks",
+        "no prompt",
+        "marks, no prompt",
+        "marks around the turn",
+        "a marker",
+        "a thought",
+        "half a prompt",
+        "refuses",
+    ],
 )
 def test_words_that_are_learnt_before_an_answer_are_a_header(template: str, learns: bool) -> None:
     assert ChatTemplate(tiny_chat_tokenizer(template)).learns_header == learns
-    for (found,) in (encoded(FORMAT, {"messages": ASKED}, template=template),) if learns else ():
+    (found,) = encoded(FORMAT, {"messages": ASKED}, template=template)
+    if learns:
         ((*header, _, _, _, _),) = learnt(found)  # ask the courier [SEP]
-        assert tiny_chat_tokenizer().decode(header) == "[CLS] assistant :"
+        assert tiny_chat_tokenizer().decode(header, skip_special_tokens=True) == "assistant :"
 
 
 def test_the_last_answer_alone_is_learnt_where_it_is_asked_for() -> None:
