@@ -54,7 +54,7 @@ def make_plan(recipe: Recipe, work: Workspace, *, prepare: bool = False, card: s
     plan = RunPlan(name=recipe.name, stages=tuple(planner.stages))
     if len(planner.prepared) < len(recipe.datasets):
         return plan
-    if on is None:
+    if on is None and recipe.compute.ray_address == "local":
         check_resources(recipe, model.folder, companions)
     return plan.model_copy(update=_of_prepared(recipe, planner, model, companions, on))
 

@@ -24,7 +24,7 @@ from ftlib.kinds.samples import Samples
 from ftlib.kinds.split import PreparedSplit
 from ftlib.training.compute import Compute
 from ftlib.training.loops.batches import by_length
-from ftlib.training.resources import check_gpu
+from ftlib.training.resources import check_gpu, in_this_process
 
 ROWS = 32
 
@@ -113,8 +113,10 @@ def _check_finite(nll: Float[np.ndarray, " rows"], split: PreparedSplit) -> None
 def resources(compute: Compute) -> Generator[torch.device]:
     """Give the device to run on, with all of the CPU threads the recipe grants; what was set before is restored.
 
-    What passes free is kept for the next ones meanwhile. Raises RecipeError if a GPU is wanted and none is there.
+    What passes free is kept for the next ones meanwhile. Raises RecipeError if a GPU is wanted and none is there, but
+    for a flow beside a cluster: see `in_this_process`.
     """
+    compute = in_this_process(compute)
     check_gpu(compute)
     before = torch.get_num_threads()
     cores = len(os.sched_getaffinity(0))

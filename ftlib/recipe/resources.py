@@ -17,6 +17,7 @@ from ftlib.errors import RecipeError, ReglageError
 from ftlib.kinds.kind import KINDS
 from ftlib.models.checkpoint import FoundModel
 from ftlib.models.folder import tensor_spans
+from ftlib.progress import note
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
 from ftlib.training.compute import Compute
@@ -24,8 +25,8 @@ from ftlib.training.memory.cards import Card
 from ftlib.training.memory.peak_memory import of_machine
 from ftlib.training.phase import ANSWERS, CRITIC, Phase
 from ftlib.training.precision import resolve_precision
-from ftlib.training.resources import Wanted, check_bf16, check_gpu
-from ftlib.wording import counted
+from ftlib.training.resources import Wanted, check_bf16, check_gpu, gpu_lacks
+from ftlib.wording import counted, some
 
 if TYPE_CHECKING:
     from ftlib.training.memory.footprint import Footprint, Frozen
@@ -68,6 +69,7 @@ def check_resources(
         from ftlib.on_ray.cluster import check_cluster
 
         check_cluster(recipe.compute, wanted(recipe))
+        _check_here(recipe)
     if model is None or recipe.compute.ray_address != "local" or _surely_fits(recipe.compute, model, companions):
         return
     _check_memory(recipe, model, companions)
@@ -106,6 +108,36 @@ def _check_machine(recipe: Recipe) -> None:
                 f"{group}, but this machine has {in_bytes(memory)}; lower compute.{group.field} or "
                 "compute.data_worker_memory_mb, or name a cluster in compute.ray_address"
             )
+
+
+def _check_here(recipe: Recipe) -> None:
+    """Say what this machine's CPU computes beside a cluster, where the recipe wants GPUs and none is here.
+
+    Raises RecipeError for a training.
+    """
+    compute = recipe.compute
+    if not compute.use_gpu or not (done := [*_done_here(recipe)]) or not (lacks := gpu_lacks()):
+        return
+    if not compute.most_workers and any(phase.tuning.takes_steps for phase in recipe.phases):
+        raise RecipeError(
+            f"compute.workers: 0 workers train in this process, with use_gpu true, but {lacks}; set workers to 1 or "
+            "more, which train on the cluster, or use_gpu to false"
+        )
+    remedy = "" if compute.infers_on_ray else "; compute.evaluation_workers: 2 or more measure on the cluster"
+    note("cluster", f"{lacks}, so its CPU does what the cluster does not: {some(done)}{remedy}")
+
+
+def _done_here(recipe: Recipe) -> Iterator[str]:
+    """Yield what this process computes with a model, and no Ray worker; without phases models are compared."""
+    for phase in recipe.phases:
+        if not (recipe.compute.most_workers and phase.tuning.takes_steps):
+            yield f"phases[{phase.name}]"
+    if recipe.phases and recipe.prune:
+        yield "prune"
+    if not recipe.compute.infers_on_ray:
+        yield "evaluations"
+    if recipe.phases and recipe.select.divergence and KINDS[recipe.answering_kind].diverges_by == "token":
+        yield "select.divergence"
 
 
 def check_card(recipe: Recipe, card: Card) -> None:

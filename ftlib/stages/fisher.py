@@ -15,6 +15,7 @@ from ftlib.training.checkpoints.run_place import RunPlace, attempt_of
 from ftlib.training.compute import Compute
 from ftlib.training.fisher.record import FILE, Fisher, FisherPlan
 from ftlib.training.plan import Part
+from ftlib.training.resources import in_this_process
 from ftlib.workspace import Workspace
 
 
@@ -68,7 +69,7 @@ def _build(job: FisherJob, folder: Path, place: Workspace, attempts: list[RunPla
         kind=job.data[0].kind,
         labels=start.labels,
         seed=job.seed,
-        compute=job.compute,
+        compute=job.compute if job.compute.most_workers else in_this_process(job.compute),
     )
     attempts.append(attempt := plan.place)
     from ftlib.training.fisher.measuring import work

@@ -25,6 +25,7 @@ from ftlib.training.fisher.record import FILE, Fisher
 from ftlib.training.mixture import Mixture
 from ftlib.training.phase import Phase
 from ftlib.training.plan import Part, Plan
+from ftlib.training.resources import in_this_process
 from ftlib.workspace import Workspace
 
 
@@ -165,7 +166,7 @@ def _plan(job: TrainJob, folder: Path, place: Workspace) -> Plan:
         phase=job.phase,
         precision=job.precision,
         seed=job.seed,
-        compute=job.compute if job.needs_ray() else job.compute.model_copy(update={"workers": 0}),
+        compute=job.compute if job.needs_ray() else in_this_process(job.compute).model_copy(update={"workers": 0}),
         companions=job.companions,
         formats=job.formats,
         scored_by_start=job.scored_by_start,

@@ -42,12 +42,18 @@ class Wanted:
 
 def check_gpu(compute: Compute) -> None:
     """Raise RecipeError if a GPU is asked for in this process and torch sees none."""
-    if not compute.use_gpu:
-        return
-    import torch
+    if compute.use_gpu and (lacks := gpu_lacks()):
+        raise RecipeError(f"compute.use_gpu is true, but {lacks}; set it to false or run where there is one")
 
-    if not torch.cuda.is_available():
-        raise RecipeError(f"compute.use_gpu is true, but {_no_gpu()}; set it to false or run where there is one")
+
+def in_this_process(compute: Compute) -> Compute:
+    """Return the settings of what this process computes.
+
+    Where a cluster has the GPUs it needs none: without one it uses the CPU.
+    """
+    if not compute.use_gpu or compute.ray_address == "local" or not gpu_lacks():
+        return compute
+    return compute.model_copy(update={"use_gpu": False, "cpu_offload": False})
 
 
 def check_bf16() -> None:
@@ -68,9 +74,12 @@ def gpu_has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _no_gpu() -> str:
+def gpu_lacks() -> str:
+    """Say that torch sees no GPU, and why; nothing where it sees one."""
     import torch
 
+    if torch.cuda.is_available():
+        return ""
     if torch.version.cuda is None and torch.version.hip is None:
         return "torch sees no GPU here: it was built without CUDA"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")

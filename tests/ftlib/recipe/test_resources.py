@@ -23,7 +23,7 @@ from ftlib.recipe.resources import check_resources, wanted
 from ftlib.testing import tiny_recipe
 from ftlib.training.compute import Compute
 from ftlib.training.memory.cards import find_card
-from ftlib.training.resources import Wanted, lacking
+from ftlib.training.resources import Wanted, in_this_process, lacking
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +196,33 @@ def test_a_cluster_that_does_not_grow_is_compared_with_its_nodes(
         check_resources(recipe(workers={"at_least": 3, "at_most": 4}, **there))
     with pytest.raises(RecipeError, match=r"evaluation_workers asks for 2 workers of 4 CPUs and 1 GPU"):
         check_resources(recipe(workers=1, evaluation_workers=2, use_gpu=True, **there))
+
+
+def test_a_flow_without_a_gpu_beside_a_cluster_says_what_its_cpu_does(
+    recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = {"ray_address": "http://head:8265", "threads": 1, "use_gpu": True}
+    heard: list[Progress] = []
+    with listen(heard.append):
+        check_resources(recipe(workers=1, **there))
+        found = recipe(workers=1, evaluation_workers=1, **there)
+        check_resources(found.model_copy(update={"phases": ()}))
+    of_run, of_comparison = [sign.text for sign in heard]
+    assert "torch sees no GPU here" in of_run
+    assert "phases[probe], evaluations; compute.evaluation_workers: 2 or more" in of_run
+    assert ": evaluations; compute" in of_comparison
+    with running_on(found.compute) as device:
+        assert device.type == "cpu"
+    with pytest.raises(RecipeError, match=r"compute\.workers: 0 workers train in this process, .*no GPU.*set workers"):
+        check_resources(recipe(workers=0, **there))
+
+
+def test_a_flow_with_a_gpu_beside_a_cluster_uses_it(recipe: Any) -> None:
+    compute = recipe(workers=1, ray_address="http://head:8265", use_gpu=True).compute
+    assert in_this_process(compute) is compute
+    assert not in_this_process(Compute(ray_address="http://head:8265")).use_gpu
 
 
 def test_a_cluster_that_grows_says_what_is_waited_for(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,17 @@ def test_frozen_layers_refuses_a_pattern_that_matches_nothing(
         run(start, data, phase(FrozenLayers(layers=3)), tmp_path)
 
 
+def test_a_probe_beside_a_cluster_of_gpus_is_solved_here_without_one(
+    start: Checkpoint, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = {"workers": 2, "use_gpu": True, "ray_address": "http://head:8265"}
+    probed, here = (
+        run(start, data, phase(LinearProbe(l2=0.5)), tmp_path / str(i), **c) for i, c in ((0, there), (1, {}))
+    )
+    assert probed.weights == here.weights
+
+
 def test_linear_probe_is_scikit_learns_logistic_regression(
     start: Checkpoint, data: PreparedDataset, tmp_path: Path
 ) -> None:

@@ -184,6 +184,15 @@ def test_of_several_datasets_it_is_the_sum_and_of_rows_the_same_every_time(
     assert some.content != once.content
 
 
+def test_beside_a_cluster_of_gpus_it_is_measured_here_without_one(
+    labeled: tuple[Checkpoint, PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = job(*labeled, rows=2)
+    there = asked.compute.model_copy(update={"use_gpu": True, "ray_address": "http://head:8265"})
+    assert fisher(asked.model_copy(update={"compute": there}), Workspace(tmp_path)).rows == 2
+
+
 def test_a_head_that_is_still_random_is_refused(labeled: tuple[Checkpoint, PreparedDataset], tmp_path: Path) -> None:
     start, data = labeled
     with pytest.raises(RecipeError, match="head of 'base' is still random"):
