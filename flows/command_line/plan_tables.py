@@ -79,11 +79,15 @@ def _memory_table(plan: RunPlan) -> Table:
     if any(phase.measured_bytes is not None for phase in plan.phases):
         measured = ("" if phase.measured_bytes is None else in_bytes(phase.measured_bytes) for phase in plan.phases)
         table.add_row("measured", *measured, style="bold")
-    table.add_row("there is", *(in_bytes(phase.room_bytes) for phase in plan.phases))
+    table.add_row(
+        "there is", *("unknown" if phase.room_bytes is None else in_bytes(phase.room_bytes) for phase in plan.phases)
+    )
     return table
 
 
 def _advice(phase: PhasePlan) -> str:
+    if phase.room_bytes is None:
+        return f"needs {in_bytes(phase.memory_bytes)}; whether it fits is {phase.fits}"
     if phase.fits.startswith("unknown"):
         return f"its memory is {phase.fits}"
     over = f"needs {in_bytes(phase.memory_bytes)}, of {in_bytes(phase.room_bytes)}"

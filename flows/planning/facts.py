@@ -46,10 +46,11 @@ class PhasePlan(Config):
     """Predicted bytes of one worker at its peak, by part."""
     memory_bytes: int
     """The sum of the parts."""
-    room_bytes: int
-    """What one worker has: a GPU, or its share of the machine."""
+    room_bytes: int | None
+    """What one worker has: a GPU, or its share of the machine; None where no GPU is seen here and no card is named."""
     fits: str
-    """yes; the settings nearest to the recipe's that fit; no; or why it is unknown what passes hold."""
+    """yes; the settings nearest to the recipe's that fit; no; or why it is unknown what passes hold, or what there is.
+    """
     measured_bytes: int | None = None
     """What the training held, where it is done: all parts but `process`."""
     seconds: float

@@ -17,11 +17,13 @@ from ftlib.models.parameter_names import is_embedding
 from ftlib.recipe.recipe import Recipe
 from ftlib.recipe.resources import precision_on, room_of
 from ftlib.storage.files import in_bytes
+from ftlib.training.compute import Compute
 from ftlib.training.memory.cards import Card
 from ftlib.training.objectives.policy import START, PolicyObjective
 from ftlib.training.phase import Phase
 from ftlib.training.precision import resolve_precision
 from ftlib.training.principles import read_principles
+from ftlib.training.resources import in_this_process
 from ftlib.training.speed import Speed, thawing_flops, training_flops
 
 if TYPE_CHECKING:
@@ -56,17 +58,20 @@ class Sizing:
         """Return the fields of a `PhasePlan` about memory; of a phase that is done also what was measured."""
         from ftlib.training.memory.prediction import MEASURED, fitting, predict
 
-        sized, room = self._sized(phase), room_of(self.recipe.compute, self.card)
+        sized, room = self._sized(phase), room_of(self._compute(phase), self.card)
         fields: dict[str, Any] = {"precision": sized.precision, "rows_at_a_time": sized.rows, "room_bytes": room}
         fields["measured_bytes"] = trained.facts.get(MEASURED) if trained else None
         try:
             memory = predict(sized)
-            near = None if memory.total <= room else fitting(sized, room)
+            near = None if room is None or memory.total <= room else fitting(sized, room)
         except ModelError as error:
             memory = predict(sized, passes=False)
             fits = f"unknown, beside {in_bytes(memory.total)} that are held at least: {error}"
             return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
-        fits = "yes" if memory.total <= room else f"with {near}" if near else "no"
+        if room is None:
+            fits = "unknown: torch sees no GPU here; name one by --card"
+        else:
+            fits = "yes" if memory.total <= room else f"with {near}" if near else "no"
         return {**fields, "memory": memory.model_dump(), "memory_bytes": memory.total, "fits": fits}
 
     def thawing(self, phase: Phase, steps_per_epoch: int) -> "tuple[Thawing, dict[str, int], dict[str, int]]":
@@ -81,6 +86,9 @@ class Sizing:
         tables = {name for name, p in model.named_parameters() if is_embedding(name) and p.dim() > 1}
         return Thawing.of(model, thaws), sizes, {n: 0 if n in tables else size for n, size in sizes.items()}
 
+    def _compute(self, phase: Phase) -> Compute:
+        return self.recipe.compute if phase.tuning.takes_steps else in_this_process(self.recipe.compute)
+
     def _sized(self, phase: Phase) -> "Sized":
         """Return a phase with its model, data and compute, as the prediction takes it."""
         from ftlib.training.loops.rollouts import stand_ins
@@ -89,7 +97,7 @@ class Sizing:
 
         kind, labels = self.recipe.kind(phase), len(self.labels)
         models = self.companions.get(phase.name, {})
-        compute = self.recipe.compute
+        compute = self._compute(phase)
         if not phase.tuning.takes_steps:
             compute = compute.model_copy(update={"workers": 0})
         writes: bool = getattr(phase.objective, "writes", False)

@@ -156,10 +156,15 @@ def precision_on(card: Card, phase: Phase) -> Literal["fp32", "bf16"]:
     return phase.precision if phase.precision != "auto" else "fp32" if card.bf16_flops is None else "bf16"
 
 
-def room_of(compute: Compute, card: Card | None = None) -> int:
-    """Return the bytes that one worker has: a card's, this machine's GPU's, or its share of this machine's memory."""
+def room_of(compute: Compute, card: Card | None = None) -> int | None:
+    """Return the bytes that one worker has: a card's, this machine's GPU's, or its share of this machine's memory.
+
+    None where workers have GPUs that this machine does not see.
+    """
     if card is not None:
         return card.memory
+    if compute.use_gpu and gpu_lacks():
+        return None
     return _memory(compute) // (1 if compute.use_gpu else max(1, compute.most_workers))
 
 

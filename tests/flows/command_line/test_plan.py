@@ -6,10 +6,12 @@ from math import ceil
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.planning.facts import RunPlan
 from flows.planning.plan import make_plan
 from ftlib.errors import RecipeError
+from ftlib.on_ray import cluster
 from ftlib.recipe.file import load_recipe
 from ftlib.testing import tiny_chat_lm, tiny_preferences, tiny_recipe, write_jsonl
 from ftlib.training.memory.process_bytes import PROCESS
@@ -117,3 +119,17 @@ def test_pairs_whose_numbers_are_not_there_yet_are_counted(tmp_path: Path) -> No
     assert phase.tokens > 2 * 2 * rows * (20 + 1)
     assert phase.steps == sum(ceil(2 * int(one.split()[1].rstrip(",")) / 16) for one in facts)
     assert sum(one.rows for one in plan.scorings if one.name.startswith("score")) > phase.rows
+
+
+def test_beside_a_cluster_of_gpus_the_room_is_unknown_without_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cluster, "check_cluster", lambda *_: None)
+    there = ["compute={workers: 2, use_gpu: true, ray_address: 'http://head:8265'}"]
+    recipe, work = load_recipe(tiny_recipe(tmp_path), there), Workspace(tmp_path / "work")
+    probe, tune = make_plan(recipe, work, prepare=True).phases
+    assert probe.fits == "yes"  # it is solved by this machine's CPU
+    assert (tune.room_bytes, tune.fits) == (None, "unknown: torch sees no GPU here; name one by --card")
+    assert tune.memory_bytes > PROCESS["cuda"]
+    assert make_plan(recipe, work, card="H100-80").phases[1].fits == "yes"

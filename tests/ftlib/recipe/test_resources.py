@@ -280,3 +280,9 @@ def test_bf16_on_a_card_without_it_is_refused_before_anything(recipe: Any) -> No
     resources.check_card(asked, find_card("L4-24"))
     assert resources.precision_on(find_card("V100-32"), found.phases[0]) == "fp32"
     assert resources.room_of(Compute(), find_card("h100-80")) == 80_000_000_000
+
+
+def test_the_room_of_a_gpu_that_is_not_seen_here_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resources.room_of(Compute(use_gpu=True, ray_address="http://head:8265")) is None
+    assert resources.room_of(Compute()) is not None
