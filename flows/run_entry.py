@@ -17,7 +17,7 @@ from flows.retraining.challenge import Challenge
 from flows.run.record import RunRecord
 from ftlib.artifacts import Artifact
 from ftlib.costs.prices import Prices, Usage, read_prices
-from ftlib.costs.used import used
+from ftlib.costs.used import card_name, used
 from ftlib.errors import Interrupted, OverBudget, ReglageError, first_line, is_on_request
 from ftlib.progress import NOTE, Progress, listen, note
 from ftlib.recipe.recipe import Recipe
@@ -107,22 +107,13 @@ class RunEntry:
         seconds = [(stage.stage, stage.seconds) for stage in times(self.run.steps)]
         stored = sum(_bytes(self.run, step.fingerprint) for step in self.run.steps if not step.done_before)
         requests = requests_sent() - self.sent
-        return used(seconds, self.recipe.compute, os.cpu_count() or 1, card_name(self.recipe), stored, requests)
+        return used(seconds, self.recipe.compute, os.cpu_count() or 1, card_name(self.recipe.compute), stored, requests)
 
 
 def _bytes(run: Runner, fingerprint: str) -> int:
     """Return the bytes of what a stage made, as this machine has it."""
     folders = (run.work.root / "stages").glob(f"*/{fingerprint}")
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
-
-
-def card_name(recipe: Recipe) -> str:
-    """Return the name of this machine's GPU, where the recipe asks for one and it is here; else an empty word."""
-    if not recipe.compute.use_gpu:
-        return ""
-    import torch
-
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
 
 
 @contextmanager
@@ -158,7 +149,7 @@ def _budget(entry: RunEntry) -> Budget | None:
     recipe, prices = entry.recipe, entry.prices
     if recipe.compute.budget is None or prices is None:
         return None
-    card, cores = card_name(recipe), os.cpu_count() or 1
+    card, cores = card_name(recipe.compute), os.cpu_count() or 1
     own = prices.of(entry.earlier.usage).total if entry.earlier else 0.0
     return Budget(
         limit=recipe.compute.budget,

@@ -182,7 +182,7 @@ def plan(recipe: Path, overrides: tuple[str, ...], work: str, prepare: bool, car
 
     with listen(remark):
         run_plan = make_plan(loaded, loaded.work_place(work), prepare=prepare, card=card)
-    cost = cost_of(run_plan, loaded, read_prices(), os.cpu_count() or 1, card or "")
+    cost = cost_of(run_plan, loaded, read_prices(), os.cpu_count() or 1, card)
     record = {**run_plan.model_dump(mode="json"), "cost": cost and cost.model_dump(mode="json")}
     emit(lambda: print_plan(run_plan, cost), record, as_json)
 

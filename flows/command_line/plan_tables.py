@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING
 from flows.command_line.console import stdout_console
 from flows.planning.facts import PhasePlan, RunPlan
 from ftlib.costs.prices import Cost, Prices
-from ftlib.costs.used import used
+from ftlib.costs.used import card_name, priced_name, used
 from ftlib.recipe.recipe import Recipe
 from ftlib.storage.files import in_bytes
+from ftlib.training.memory.cards import find_card
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def cost_of(plan: RunPlan, recipe: Recipe, prices: Prices | None, cores: int, card: str) -> Cost | None:
+def cost_of(plan: RunPlan, recipe: Recipe, prices: Prices | None, cores: int, card: str | None = None) -> Cost | None:
     """Return what the rest of a run will cost; None where there are no prices, or the data is not prepared.
 
-    What is no training is reckoned as evaluation.
+    What is no training is reckoned as evaluation. With a card workers have it, whatever the recipe says.
     """
     if prices is None or plan.seconds is None:
         return None
     trainings = [(f"train {phase.name}", phase.seconds) for phase in plan.phases]
     rest = max(0.0, plan.seconds - sum(seconds for _, seconds in trainings))
-    return prices.of(used([*trainings, ("evaluate", rest)], recipe.compute, cores, card))
+    compute = recipe.compute if card is None else recipe.compute.model_copy(update={"use_gpu": True})
+    name = card_name(compute) if card is None else priced_name(find_card(card), prices)
+    return prices.of(used([*trainings, ("evaluate", rest)], compute, cores, name))
 
 
 def print_plan(plan: RunPlan, cost: Cost | None = None) -> None:

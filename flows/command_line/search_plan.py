@@ -8,7 +8,7 @@ from flows.run.steps import inputs
 from flows.searching.recipes import Searched, study_of
 from ftlib.config import Config
 from ftlib.costs.prices import Cost, Prices
-from ftlib.costs.used import used
+from ftlib.costs.used import card_name, used
 from ftlib.errors import RecipeError
 from ftlib.recipe.recipe import Recipe
 from ftlib.search.proposals import propose, told_before, trials_of
@@ -60,7 +60,8 @@ def plan_search(asked: Searched, place: str, prices: Prices | None = None) -> Se
     plan = _timed(asked, place)
     if prices is None or plan.seconds is None:
         return plan
-    usage = used([("train", plan.seconds)], asked.recipe.compute, os.cpu_count() or 1, "")
+    compute = asked.recipe.compute
+    usage = used([("train", plan.seconds)], compute, os.cpu_count() or 1, card_name(compute))
     return plan.model_copy(update={"cost": prices.of(usage)})
 
 

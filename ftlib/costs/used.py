@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftlib.costs.prices import Usage
+from ftlib.costs.prices import Prices, Usage
 from ftlib.training.compute import Compute
+from ftlib.training.memory.cards import Card
 
 _HOUR = 3600.0
 UNNAMED = "a GPU of unknown name"
@@ -48,3 +49,19 @@ def used(
     cards = sum(seconds * cards_of(stage, compute) for stage, seconds in stages) / _HOUR
     by_card = {card or UNNAMED: cards} if cards else {}
     return Usage(core_hours=cores, gpu_hours=by_card, stored_bytes=stored, requests=requests)
+
+
+def card_name(compute: Compute) -> str:
+    """Return the name of this machine's GPU, where one is asked for and it is here; else an empty word."""
+    if not compute.use_gpu:
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
+def priced_name(card: Card, prices: Prices) -> str:
+    """Return the name by which a card has a price: its own or what its driver says, the dearest of several."""
+    names = [name for name in prices.gpu_hour if name.lower() == card.name.lower()]
+    names = names or [name for name in prices.gpu_hour if card.is_called(name)]
+    return max(names, key=lambda name: prices.gpu_hour[name], default=card.name)

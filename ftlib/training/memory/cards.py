@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from ftlib.errors import RecipeError
@@ -15,6 +16,19 @@ class Card(NamedTuple):
     """Bytes; sheets round down, and a driver shows a little more."""
     bf16_flops: float | None
     """Dense bf16 operations per second, at most; None where bf16 is not computed."""
+
+    def is_called(self, name: str) -> bool:
+        """Say whether this is what a driver calls so: `NVIDIA A100-SXM4-80GB` is A100-80, `NVIDIA L40S` L40S-48.
+
+        A name without a memory is the one card of its model; where there are several it is none of them.
+        """
+        words = re.findall(r"[a-z0-9]+", name.lower().replace("rtx ", "rtx"))
+        model, _, gigabytes = self.name.lower().partition("-")
+        if model not in words:
+            return False
+        if memory := [word for word in words if re.fullmatch(r"\d+gb", word)]:
+            return f"{gigabytes}gb" in memory
+        return [other.lower().partition("-")[0] for other in CARDS].count(model) == 1
 
 
 def _card(name: str, gigabytes: int, bf16_teraflops: float | None) -> Card:

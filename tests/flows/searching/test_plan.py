@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from flows.command_line import search_plan
 from flows.command_line.main import main
+from flows.command_line.search_plan import SearchPlan, plan_search
 from flows.run.steps import inputs
-from flows.searching.recipes import study_of
-from ftlib.costs.prices import VARIABLE
+from flows.searching.recipes import Searched, study_of
+from ftlib.costs.prices import VARIABLE, Prices
 from ftlib.evaluation.measured import Estimate
 from ftlib.search.study import Study
 from ftlib.search.trial import Outcome
@@ -66,3 +69,16 @@ def test_a_field_that_does_not_exist_has_no_plan(tiny_recipe: Path, tmp_path: Pa
     done = CliRunner().invoke(main, line)
     assert done.exit_code == 2
     assert "did you mean 'epochs'" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_search_costs_the_card_of_its_machine(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    plan = SearchPlan(name="tiny", metric="away/accuracy", space={}, trials=2, over=0, seconds=3600.0)
+    monkeypatch.setattr(search_plan, "_timed", lambda *_: plan)
+    searched = Searched.load(tiny_recipe, ["compute={workers: 2, threads: 1, use_gpu: true}"], [TRIED])
+    cost = plan_search(searched, str(tmp_path), Prices(currency="EUR", cpu_core_hour=0, gpu_hour={"Tesla T4": 2})).cost
+    assert cost is not None
+    assert (cost.gpu, cost.unpriced) == (pytest.approx(4.0), ())

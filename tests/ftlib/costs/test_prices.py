@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from ftlib.costs.prices import Prices, Usage, money, read_prices
-from ftlib.costs.used import UNNAMED, used
+from ftlib.costs.used import UNNAMED, priced_name, used
 from ftlib.errors import RecipeError
 from ftlib.training.compute import Compute
+from ftlib.training.memory.cards import CARDS
 
 
 def test_two_workers_of_four_threads_for_half_an_hour_are_four_core_hours():
@@ -42,6 +43,38 @@ def test_what_has_no_price_is_named_and_counts_nothing():
     cost = Prices(currency="shells").of(Usage(core_hours=1, gpu_hours={UNNAMED: 1.0}, stored_bytes=1))
     assert cost.total == 0
     assert cost.line().endswith("without a price, so not counted: a GPU of unknown name, CPU cores, storage")
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100-80"),
+        ("NVIDIA H100 PCIe", "H100-80"),
+        ("NVIDIA H100 NVL 94GB", None),
+        ("NVIDIA A100-SXM4-40GB", "A100-40"),
+        ("NVIDIA A100 80GB PCIe", "A100-80"),
+        ("NVIDIA A100-SXM", None),
+        ("Tesla V100-SXM2-16GB", "V100-16"),
+        ("Tesla T4", "T4-16"),
+        ("NVIDIA A10", "A10-24"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L40", None),
+        ("NVIDIA L40S", "L40S-48"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090-24"),
+        ("NVIDIA H200", "H200-141"),
+        ("AMD Instinct MI300X OAM", "MI300X-192"),
+    ],
+)
+def test_a_card_is_known_by_what_its_driver_calls_it(name, card):
+    assert [one.name for one in CARDS.values() if one.is_called(name)] == ([card] if card else [])
+
+
+def test_a_card_has_the_price_of_its_own_name_or_of_its_drivers():
+    by_driver = {"NVIDIA H100 80GB HBM3": 2.5, "NVIDIA H100 PCIe": 3.0, "Tesla T4": 0.5}
+    card = CARDS["H100-80"]
+    assert priced_name(card, Prices(currency="EUR", gpu_hour=by_driver)) == "NVIDIA H100 PCIe"
+    assert priced_name(card, Prices(currency="EUR", gpu_hour={**by_driver, "h100-80": 1.0})) == "h100-80"
+    assert priced_name(card, Prices(currency="EUR")) == "H100-80"
 
 
 @pytest.mark.parametrize(("sum_", "said"), [(0, "0.00"), (1234.5, "1,234.50"), (0.0012345, "0.0012"), (0.1, "0.10")])
