@@ -123,7 +123,7 @@ def entered(recipe: Recipe, run: Runner) -> Generator[RunEntry]:
     Raises RecipeError for a settings file of prices that cannot be read.
     """
     prices = read_prices()
-    check_budget(recipe.compute.budget, prices)
+    check_budget(recipe.compute, prices)
     runs = [facts for facts in runs_of(run.work, recipe.name) if isinstance(facts, RunFacts)]
     this = str(flow_run.id or "")
     earlier = next((facts for facts in runs if this and facts.flow_run == this), None)

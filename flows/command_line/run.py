@@ -88,10 +88,10 @@ def run_search(path: Path, overrides: Sequence[str], work: str, asked: Mapping[s
 def _folder(path: Path, overrides: Sequence[str], work: str) -> Path:
     """Return where the recipe's runs leave their words. Says now if one is going on; the flow takes the lock itself.
 
-    Raises RecipeError now, too, for a budget without prices.
+    Raises RecipeError now, too, for a budget that no price can exhaust.
     """
     r = load_recipe(path, overrides)
-    check_budget(r.compute.budget, read_prices())
+    check_budget(r.compute, read_prices())
     place = r.work_place(work)
     with place.hold(f"runs/{r.name}", wait=False):
         return place.root / "runs" / r.name

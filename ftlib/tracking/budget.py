@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from ftlib.costs.prices import Prices, Usage, money
+from ftlib.costs.prices import VARIABLE, Prices, Usage, money
+from ftlib.costs.used import UNNAMED, card_name
 from ftlib.errors import OverBudget, RecipeError
 from ftlib.tracking.run_facts import RunFacts
+from ftlib.training.compute import Compute
 
 UNFINISHED = ("failed", "stopped", "over budget")
 
@@ -76,11 +78,23 @@ class Budget:
         )
 
 
-def check_budget(limit: float | None, prices: Prices | None) -> None:
-    """Refuse a budget that nothing can be reckoned for. Raises RecipeError."""
-    if limit is None or (prices and (prices.cpu_core_hour or any(prices.gpu_hour.values()))):
+def check_budget(compute: Compute, prices: Prices | None) -> None:
+    """Refuse a budget that what a recipe uses here cannot exhaust. Raises RecipeError."""
+    if compute.budget is None:
         return
-    what = "there are no prices" if prices is None else "the prices have neither cpu_core_hour nor gpu_hour"
-    raise RecipeError(
-        f"compute.budget: {limit:g} is asked for, but {what}; name a file by REGLAGE_PRICES, or remove it"
-    )
+    asked, remedy = f"compute.budget: {compute.budget:g} is asked for", f"that {VARIABLE} names, or remove the budget"
+    if prices is None:
+        raise RecipeError(f"{asked}, but there are no prices; name a file by {VARIABLE}, or remove the budget")
+    name = card_name(compute) or UNNAMED
+    missing = [] if prices.cpu_core_hour is not None else ["cpu_core_hour"]
+    missing += [f"gpu_hour of {name!r}"] if compute.use_gpu and name not in prices.gpu_hour else []
+    if missing:
+        raise RecipeError(
+            f"{asked}, but the prices lack {' and '.join(missing)}, so what is used of them would count nothing; add "
+            f"them, with 0 for what costs nothing, to the file {remedy}"
+        )
+    if not prices.cpu_core_hour and not (compute.use_gpu and prices.gpu_hour[name]):
+        raise RecipeError(
+            f"{asked}, but by the prices nothing that the recipe uses costs anything; give cpu_core_hour"
+            f"{f' or gpu_hour of {name!r}' if compute.use_gpu else ''} a price above 0 in the file {remedy}"
+        )

@@ -5,9 +5,12 @@ from datetime import UTC, datetime
 import pytest
 
 from ftlib.costs.prices import Prices, Usage
+from ftlib.costs.used import UNNAMED
 from ftlib.errors import OverBudget, RecipeError
+from ftlib.tracking import budget as budgets
 from ftlib.tracking.budget import Budget, check_budget, spent_before
 from ftlib.tracking.run_facts import RunFacts
+from ftlib.training.compute import Compute
 
 PRICES = Prices(currency="EUR", cpu_core_hour=3600.0)
 """A core costs 1 a second."""
@@ -83,8 +86,30 @@ def test_attempts_count_until_one_comes_to_an_end():
 
 
 def test_a_budget_needs_prices():
-    check_budget(None, None)
-    check_budget(1.0, PRICES)
-    for prices in (None, Prices(currency="EUR")):
-        with pytest.raises(RecipeError, match=r"compute\.budget: 1 is asked for"):
-            check_budget(1.0, prices)
+    check_budget(Compute(), None)
+    check_budget(Compute(budget=1.0), PRICES)
+    with pytest.raises(RecipeError, match=r"compute\.budget: 1 is asked for, but there are no prices; name a file by"):
+        check_budget(Compute(budget=1.0), None)
+
+
+@pytest.mark.parametrize(
+    ("prices", "gpu", "says"),
+    [
+        ({}, False, "the prices lack cpu_core_hour, .* 0 for what costs nothing"),
+        ({"gpu_hour": {"H100": 2}}, False, "the prices lack cpu_core_hour, "),
+        ({"cpu_core_hour": 1}, True, "the prices lack gpu_hour of 'H100', "),
+        ({"gpu_hour": {"T4": 2}}, True, "the prices lack cpu_core_hour and gpu_hour of 'H100', "),
+        ({"cpu_core_hour": 0}, False, "costs anything; give cpu_core_hour a price above 0"),
+        ({"cpu_core_hour": 0, "gpu_hour": {"H100": 0, "T4": 1}}, True, "cpu_core_hour or gpu_hour of 'H100' a price"),
+    ],
+)
+def test_a_budget_that_nothing_exhausts_is_refused(prices, gpu, says, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(budgets, "card_name", lambda _: "H100")
+    with pytest.raises(RecipeError, match=says) as caught:
+        check_budget(Compute(budget=1.0, use_gpu=gpu), Prices(currency="EUR", **prices))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_costs_nothing_may_be_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(budgets, "card_name", lambda _: "")
+    check_budget(Compute(budget=1.0, use_gpu=True), Prices(currency="EUR", cpu_core_hour=0, gpu_hour={UNNAMED: 1}))
