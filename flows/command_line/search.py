@@ -72,14 +72,15 @@ def search(
     }
     quiet_libraries()
     asked = Searched.load(recipe, overrides, tries, **changes)
-    asked.check()
     if only_plan:
+        asked.check_plan()
         from flows.command_line.search_plan import plan_search
         from ftlib.costs.prices import read_prices
 
         plan = plan_search(asked, work, read_prices())
         emit(lambda: _print_plan(plan), plan.model_dump(mode="json"), as_json)
         return
+    asked.check()
     from flows.command_line.run import run_search
 
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}

@@ -117,6 +117,15 @@ class Searched:
 
     def check(self) -> None:
         """Hold the space against the recipe before anything starts. Raises RecipeError with a line a problem."""
+        self.check_plan()
+        if (budget := self.recipe.compute.budget) is not None:
+            raise RecipeError(
+                f"compute.budget: {budget:g} is asked for, but a search stops at no sum; look at what it would cost "
+                "(reglage search --plan), choose search.trials by that, and set compute.budget to null"
+            )
+
+    def check_plan(self) -> None:
+        """Hold the space against the recipe before a plan is made. Raises RecipeError with a line a problem."""
         self.check_space()
         check_sampler(self.search)
 

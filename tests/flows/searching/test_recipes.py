@@ -115,6 +115,14 @@ def test_a_soup_that_no_recipe_could_make_is_refused_before_the_first_trial(tiny
         asked(tiny_recipe, f"{EPOCHS}=1..2", overrides=(alone, "interpolation={kind: off}"), soup=2).check()
 
 
+def test_a_budget_that_a_search_would_not_keep_is_refused(tiny_recipe: Path) -> None:
+    searched = asked(tiny_recipe, f"{EPOCHS}=1..2", overrides=("compute.budget=5",))
+    searched.check_plan()
+    with pytest.raises(RecipeError, match=r"compute\.budget: 5 is asked for, but a search .*compute\.budget to null$"):
+        searched.check()
+    asked(tiny_recipe, f"{EPOCHS}=1..2", overrides=("compute.budget=5", "compute.budget=null")).check()
+
+
 def test_a_search_for_nothing_or_by_nothing_is_refused(tiny_recipe: Path) -> None:
     with pytest.raises(RecipeError, match="nothing to try"):
         asked(tiny_recipe).check()
