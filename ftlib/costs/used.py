@@ -7,29 +7,52 @@ from collections.abc import Sequence
 from ftlib.costs.prices import Prices, Usage
 from ftlib.training.compute import Compute
 from ftlib.training.memory.cards import Card
+from ftlib.training.resources import in_this_process
 
 _HOUR = 3600.0
 UNNAMED = "a GPU of unknown name"
+_TRAINING = ("train", "fisher")
+"""Stages of all `workers`."""
+_ASKING = ("evaluate", "score", "answer", "revise", "uphold")
+"""Stages of all `evaluation_workers`."""
+_OF_ONE_WORKER = "batch_norm"
+"""A stage of one of them."""
+_HERE = ("prune", "diverge")
+"""Stages that ask models in the flow's own process."""
 
 
 def cores_of(stage: str, compute: Compute, machine: int) -> int:
     """Return how many cores a stage keeps busy; `machine` has so many, and a stage without workers takes them all."""
-    kind = stage.rpartition(": ")[2].partition(" ")[0]
+    kind = _kind(stage)
     if kind in ("ingest", "preprocess"):
         return max(1, compute.data_workers)
-    if kind == "train":
+    if kind in _TRAINING:
         workers = max(1, compute.most_workers)
         return workers * (compute.threads or max(1, machine // workers))
-    if kind in ("evaluate", "score"):
+    if kind in _ASKING:
         workers = compute.evaluation_workers
         return workers * (compute.threads or max(1, machine // workers))
+    if kind == _OF_ONE_WORKER:
+        return compute.threads or max(1, machine // compute.evaluation_workers)
+    if kind in _HERE:
+        return compute.threads or machine
     return 1
 
 
 def cards_of(stage: str, compute: Compute) -> int:
     """Return how many GPUs a stage keeps busy."""
-    kind = stage.rpartition(": ")[2].partition(" ")[0]
-    return max(1, compute.most_workers) if compute.use_gpu and kind == "train" else 0
+    kind = _kind(stage)
+    if not compute.use_gpu or kind not in (*_TRAINING, *_ASKING, _OF_ONE_WORKER, *_HERE):
+        return 0
+    if kind in _TRAINING:
+        return max(1, compute.most_workers)
+    if not compute.infers_on_ray or kind in _HERE:
+        return int(in_this_process(compute).use_gpu)
+    return compute.evaluation_workers if kind in _ASKING else 1
+
+
+def _kind(stage: str) -> str:
+    return stage.rpartition(": ")[2].partition(" ")[0]
 
 
 def used(

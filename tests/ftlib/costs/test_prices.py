@@ -24,6 +24,34 @@ def test_each_worker_has_a_gpu_while_it_trains_and_only_then():
     assert usage.gpu_hours == {"H100": pytest.approx(0.5)}
 
 
+@pytest.mark.parametrize(
+    ("stage", "cores", "cards"),
+    [
+        ("fisher for tune", 2 * 4, 2),
+        ("answer home for tune", 3 * 4, 3),
+        ("revise home for tune", 3 * 4, 3),
+        ("uphold home for tune", 3 * 4, 3),
+        ("soup: score home by teacher", 3 * 4, 3),
+        ("evaluate away test", 3 * 4, 3),
+        ("batch_norm", 4, 1),
+        ("prune", 4, 1),
+        ("diverge", 4, 1),
+        ("select", 1, 0),
+    ],
+)
+def test_what_asks_models_has_their_workers_cores_and_cards(stage, cores, cards):
+    compute = Compute(workers=2, evaluation_workers=3, threads=4, use_gpu=True)
+    usage = used([(stage, 3600.0)], compute, machine=64, card="H100")
+    assert (usage.core_hours, usage.gpu_hours) == (cores, {"H100": cards} if cards else {})
+
+
+def test_a_flow_without_a_gpu_beside_a_cluster_uses_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    compute = Compute(workers=2, threads=4, use_gpu=True, ray_address="http://head:8265")
+    assert used([("evaluate away test", 3600.0)], compute, machine=64, card="").gpu_hours == {}
+    assert used([("train tune", 3600.0)], compute, machine=64, card="").gpu_hours == {UNNAMED: 2}
+
+
 def test_what_costs_what():
     prices = Prices(currency="EUR", cpu_core_hour=0.04, gpu_hour={"H100": 2.5}, storage_gb_month=0.02)
     cost = prices.of(Usage(core_hours=10, gpu_hours={"H100": 0.5}, stored_bytes=3_000_000_000))
