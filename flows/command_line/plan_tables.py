@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.command_line.console import stdout_console
-from flows.planning.facts import PhasePlan, RunPlan
+from flows.planning.facts import PhasePlan, RunPlan, ScoringPlan
 from ftlib.costs.prices import Cost, Prices
 from ftlib.costs.used import card_name, priced_name, used
 from ftlib.recipe.recipe import Recipe
@@ -47,15 +47,15 @@ def print_plan(plan: RunPlan, cost: Cost | None = None) -> None:
         "phase", "tuning", "trained", "rows", "steps", "memory", "time", title="training", title_justify="left"
     )
     for scoring in plan.scorings:
-        took = f"{scoring.seconds:.0f} s" if scoring.seconds else "done"
+        took = _took(scoring)
         memory = f"{scoring.memory_bytes / 1e9:.1f} GB"
         table.add_row(scoring.name, "", f"none of {scoring.parameters:,}", f"{scoring.rows:,}", "", memory, took)
     for phase in plan.phases:
         trained = f"{phase.trained:,} of {phase.parameters:,}"
-        memory, took = f"{phase.memory_bytes / 1e9:.1f} GB", f"{phase.seconds:.0f} s" if phase.seconds else "done"
+        memory, took = f"{phase.memory_bytes / 1e9:.1f} GB", _took(phase)
         table.add_row(phase.name, phase.tuning, trained, f"{phase.rows:,}", f"{phase.steps:,}", memory, took)
         for thaw in phase.thaws:
-            when, took = f"  from step {thaw.step:,}", f"{thaw.seconds:.0f} s" if thaw.seconds else ""
+            when, took = f"  from step {thaw.step:,}", "" if phase.done else f"{thaw.seconds:.0f} s"
             table.add_row(when, "" if thaw.steps else "never", f"{thaw.trained:,}", "", f"{thaw.steps:,}", "", took)
     console.print(table)
     console.print(_memory_table(plan))
@@ -65,6 +65,10 @@ def print_plan(plan: RunPlan, cost: Cost | None = None) -> None:
     console.print(f"about {plan.seconds:.0f} s in all; speed from {plan.speed}", soft_wrap=True)
     if cost:
         console.print(f"about {cost.line()}; storage, requests and waiting are not in it", soft_wrap=True)
+
+
+def _took(plan: PhasePlan | ScoringPlan) -> str:
+    return "done" if plan.done else f"{plan.seconds:.0f} s"
 
 
 def _memory_table(plan: RunPlan) -> Table:

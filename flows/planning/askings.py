@@ -39,6 +39,7 @@ def scoring_plan(
         tokens=round(tokens),
         memory_bytes=PROCESS["cpu"] + 4 * model.parameters,
         seconds=0.0 if label in done else round(tokens * 2.0 * model.computing / speed.flops, 1),
+        done=label in done,
     )
 
 
@@ -81,6 +82,7 @@ def revising_plan(
         tokens=own + judging,
         memory_bytes=PROCESS["cpu"] + 4 * parameters,
         seconds=0.0 if label in done else round(flops / speed.flops, 1),
+        done=label in done,
     )
 
 
@@ -117,6 +119,7 @@ def fisher_plans(
                 tokens=round(tokens),
                 memory_bytes=PROCESS["cuda" if recipe.compute.use_gpu else "cpu"] + 3 * 4 * size.parameters // shards,
                 seconds=0.0 if label in done else round(seconds, 1),
+                done=label in done,
             )
         )
     return tuple(plans)

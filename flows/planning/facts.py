@@ -55,6 +55,7 @@ class PhasePlan(Config):
     """What the training held, where it is done: all parts but `process`."""
     seconds: float
     """Predicted; 0 where it is done."""
+    done: bool = False
     thaws: tuple[ThawPlan, ...] = ()
     """Its stages, where layers begin to learn one after another; memory is the last one's."""
 
@@ -70,6 +71,7 @@ class ScoringPlan(Config):
     """Predicted peak of one worker."""
     seconds: float
     """Predicted; 0 where it is done."""
+    done: bool = False
 
 
 class RunPlan(Config):

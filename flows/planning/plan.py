@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from flows.planning.askings import answering_plan, evaluation_seconds, fisher_plans, revising_plan, scoring_plan
 from flows.planning.facts import PhasePlan, RunPlan, ScoringPlan
 from flows.planning.stages import Planner
-from flows.planning.trainings import Sizing, by_depth, heads_of, of_shares, phase_plan, seen_by
+from flows.planning.trainings import Sizing, by_depth, heads_of, looked_up, of_seeds, of_shares, phase_plan, seen_by
 from flows.run.models_beside import bases, found_companions, found_onto
 from flows.run.phase_steps import scorings
 from flows.run.steps import pinned, steps
@@ -96,30 +96,15 @@ def _trainings(
     done: Collection[str],
 ) -> tuple[PhasePlan, ...]:
     """Return every phase's training, then those with other seeds and those on shares of the rows."""
-
-    def phase_plans(done: Collection[str]) -> list[PhasePlan]:
-        return [
-            phase_plan(
-                phase,
-                size,
-                [beside[name] for name in phase.companions],
-                seen_by(phase, planner.prepared, sizing.steps(phase)),
-                speed,
-                done,
-                sizing.of(phase, planner.trained.get(phase.name)),
-            )
-            for phase, size, beside in every
-        ]
-
-    planned = [
-        by_depth(one, phase, size, sizing, seen_by(phase, planner.prepared, sizing.steps(phase)), speed)
-        if phase.tuning.unfreezes
-        else one
-        for one, (phase, size, _) in zip(phase_plans(done), every, strict=True)
-    ]
-    again = [planned[-1].model_copy(update={"name": f"{planned[-1].name}-seed{n}"}) for n in recipe.interpolation.seeds]
-    again += of_shares(recipe, phase_plans(()), done) if recipe.learning_curve else []
-    return (*planned, *again)
+    planned: list[PhasePlan] = []
+    for phase, size, beside in every:
+        seen = seen_by(phase, planner.prepared, sizing.steps(phase))
+        companions = [beside[name] for name in phase.companions]
+        memory = sizing.of(phase, planner.trained.get(phase.name))
+        plan = phase_plan(phase, size, companions, seen, speed, memory)
+        planned.append(by_depth(plan, phase, size, sizing, seen, speed) if phase.tuning.unfreezes else plan)
+    again = (*of_seeds(recipe.interpolation.seeds, planned[-1]), *of_shares(recipe, planned))
+    return tuple(looked_up(one, done) for one in (*planned, *again))
 
 
 def _askings(

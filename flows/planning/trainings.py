@@ -187,10 +187,9 @@ def phase_plan(
     beside: "Sequence[Frozen]",
     seen: Seen,
     speed: Speed,
-    done: Collection[str],
     memory: Mapping[str, Any],
 ) -> PhasePlan:
-    """Plan one training; `beside` are its companions, which are held and asked and never trained."""
+    """Plan one training as still to do; `beside` are its companions, which are held and asked and never trained."""
     solved = not phase.tuning.takes_steps
     epochs = 1.0 if solved else phase.optimizer.epochs
     per_token = 2.0 * size.computing if solved else training_flops(size.computing, min(size.trained, size.computing))
@@ -198,8 +197,7 @@ def phase_plan(
     if isinstance(phase.objective, PolicyObjective):
         per_token += 3 * 2.0 * size.computing  # answers are drawn, and asked about: of the model, and of its start
     steps = 1 if solved else max(1, round(seen.steps * epochs))
-    done_before = f"train {phase.name}" in done
-    seconds = 0.0 if done_before else max(0.1, seen.tokens * epochs * per_token / speed.flops)
+    seconds = max(0.1, seen.tokens * epochs * per_token / speed.flops)
     return PhasePlan(
         name=phase.name,
         tuning=phase.tuning.kind,
@@ -213,17 +211,28 @@ def phase_plan(
     )
 
 
-def of_shares(recipe: Recipe, planned: Sequence[PhasePlan], done: Collection[str]) -> list[PhasePlan]:
+def looked_up(plan: PhasePlan, done: Collection[str]) -> PhasePlan:
+    """Return a training's plan as it is where the training is among the stages that are done."""
+    if f"train {plan.name}" not in done:
+        return plan
+    thaws = tuple(thaw.model_copy(update={"seconds": 0.0}) for thaw in plan.thaws)
+    return plan.model_copy(update={"seconds": 0.0, "thaws": thaws, "done": True})
+
+
+def of_seeds(seeds: Sequence[int], last: PhasePlan) -> list[PhasePlan]:
+    """Return the last phase's trainings with other seeds."""
+    return [last.model_copy(update={"name": f"{last.name}-seed{seed}", "measured_bytes": None}) for seed in seeds]
+
+
+def of_shares(recipe: Recipe, planned: Sequence[PhasePlan]) -> list[PhasePlan]:
     """Return the trainings of a learning curve: each is its phase's with a share of the rows, steps and time."""
     again: list[PhasePlan] = []
     for share, seed in recipe.learning_curve.trainings() if recipe.learning_curve else ():
         for phase in planned[-len(recipe.learning_phases) :]:
             name = of_share(phase.name, share) + ("" if seed is None else f"-seed{seed}")
             less = {field: round(share * getattr(phase, field)) for field in ("rows", "tokens", "steps")}
-            seconds = 0.0 if f"train {name}" in done else share * phase.seconds
-            again.append(
-                phase.model_copy(update={"name": name, **less, "seconds": seconds, "thaws": (), "measured_bytes": None})
-            )
+            unlike = {"name": name, "seconds": share * phase.seconds, "thaws": (), "measured_bytes": None}
+            again.append(phase.model_copy(update={**less, **unlike}))
     return again
 
 
@@ -235,8 +244,8 @@ def by_depth(plan: PhasePlan, phase: Phase, size: "Footprint", sizing: Sizing, s
     for begin, end in zip(thawing.borders, (*thawing.borders[1:], plan.steps), strict=True):
         steps = max(0, min(end, plan.steps) - begin)
         learning = size.computing * thawing.trained(computing, begin) / whole
-        seconds = steps * tokens * thawing_flops(size.computing, learning) / speed.flops if plan.seconds else 0.0
+        seconds = steps * tokens * thawing_flops(size.computing, learning) / speed.flops
         trained = thawing.trained(sizes, begin)
         thaws.append(ThawPlan(step=begin + 1, steps=steps, trained=trained, seconds=round(seconds, 1)))
-    seconds = max(0.1, round(sum(one.seconds for one in thaws), 1)) if plan.seconds else 0.0
+    seconds = max(0.1, round(sum(one.seconds for one in thaws), 1))
     return plan.model_copy(update={"thaws": tuple(thaws), "seconds": seconds})
