@@ -19,6 +19,8 @@ from flows.one_line_errors import one_line_errors
 from flows.pages.run_name import add_to_name, asked_name
 from flows.pages.run_page import artifact_key, artifact_url, inlined, show_markdown
 from flows.retraining.live_look import go_back, look, now_utc, the_log
+from ftlib.errors import first_line
+from ftlib.progress import note
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
@@ -92,10 +94,16 @@ def _tell(watched: Watched, verdict: LiveVerdict, told: list[str], recipe: str) 
 
 
 def show(r: Recipe, verdict: LiveVerdict, work: Workspace) -> None:
-    """Put the page on the run, where a model's looks form a timeline, and into the work place."""
-    with TemporaryDirectory() as made:
-        folder = Path(made)
-        page = live_answers_page(verdict, r.monitor.drift, r.monitor.quality.false_alarms, folder)
-        text = inlined(write_page(page, folder))
-        overwrite(work, f"runs/{r.name}/monitor.html", (folder / "report.html").read_bytes())
-    show_markdown(artifact_key("monitor", r.publish.name), text, verdict.line())
+    """Put the page on the run, where a model's looks form a timeline, and into the work place.
+
+    What keeps that from being done is said and no error of the look's, which has a rule to act by.
+    """
+    try:
+        with TemporaryDirectory() as made:
+            folder = Path(made)
+            page = live_answers_page(verdict, r.monitor.drift, r.monitor.quality.false_alarms, folder)
+            text = inlined(write_page(page, folder))
+            overwrite(work, f"runs/{r.name}/monitor.html", (folder / "report.html").read_bytes())
+        show_markdown(artifact_key("monitor", r.publish.name), text, verdict.line())
+    except Exception as error:
+        note("monitor", f"the page of this look is missing: {first_line(error)}")

@@ -30,7 +30,7 @@ class DriftLimits(Config):
     """With fewer on either side nothing is said."""
     psi: float = Field(default=0.2, gt=0.0)
     """Population stability index: by custom below 0.1 is little, above 0.2 much."""
-    distance: Fraction = 0.1
+    distance: Fraction = Field(default=0.1, gt=0.0)
     """The largest gap between two distributions of lengths, or the share of rows that have another label or slice."""
 
 

@@ -27,6 +27,7 @@ from flows.retraining.challenge import taken_back_by_rule
 from ftlib.answer_log.profile import AnswerProfile
 from ftlib.data.profile import profile
 from ftlib.errors import RecipeError, StorageError
+from ftlib.progress import Progress, listen
 from ftlib.registry import ModelRegistry
 from ftlib.registry.aliases import AliasLog
 from ftlib.retraining.live_verdict import Watched, live_reasons
@@ -196,6 +197,27 @@ def test_worse_answers_take_the_promotion_back_once_with_the_reason_in_the_histo
     assert "entry 3 is a rule's rollback, and a rule goes back once" in state.message
     assert len(registry.history(NAME, "champion")) == 3
     assert server.told() == [(QUALITY, 2), (QUALITY, 1)]
+
+
+def test_a_page_that_cannot_be_drawn_keeps_no_rule_from_acting(
+    tmp_path: Path, look: Callable[..., State[Any]], registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: Any) -> None:
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr(module, "show", SHOW)
+    monkeypatch.setattr(module, "live_answers_page", fault)
+    answer(tmp_path, 2, 0.5)
+    heard: list[Progress] = []
+    with listen(heard.append):
+        assert look().name == "Rolled back"
+    assert registry.history(NAME, "champion")[-1].rolled_back == "rule"
+    assert {sign.text for sign in heard} == {"the page of this look is missing: float division by zero"}
+
+
+def test_a_distance_of_nothing_is_refused(look: Callable[..., State[Any]]) -> None:
+    with pytest.raises(RecipeError, match=r"monitor\.drift\.distance: .*greater than 0"):
+        look("monitor.drift.distance=0")
 
 
 def test_a_version_that_a_person_puts_back_is_judged_by_what_it_answers_from_then_on(
