@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import msgspec
 from typing_extensions import override
@@ -158,9 +159,9 @@ class _Joined:
         if told.iscrowd not in (0, 1, None):
             shown = f"annotations[{place}] has iscrowd {_shown(told.iscrowd)}"
             return "odd_annotation", f"{shown}, allowed are 0 and 1"
-        if not isinstance(told.bbox, list):
+        if not _is_box(told.bbox):
             shown = f"annotations[{place}] has the bbox {_shown(told.bbox)}"
-            return "odd_annotation", f"{shown}, needed are left, top, width and height"
+            return "odd_annotation", f"{shown}, needed are four numbers: left, top, width and height"
         return None
 
 
@@ -175,6 +176,16 @@ def _names(categories: Sequence[_Category], uri: str) -> Mapping[Any, str]:
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_box(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    numbers = cast("list[Any]", value)
+    return len(numbers) == 4 and all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and abs(one) <= sys.float_info.max
+        for one in numbers
+    )
 
 
 def key(value: Any) -> tuple[str, Any]:
