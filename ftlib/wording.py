@@ -64,7 +64,7 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """Return a span of code with any text in it; not for tables, where a bar ends the cell all the same."""
+    """Return a span of code with any text in it; in a table a bar in it wants a backslash."""
     line = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""

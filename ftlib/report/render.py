@@ -58,6 +58,7 @@ def _plot(svg: str) -> str:
 
 
 def _cell(cell: Cell, mark: Mark) -> str:
-    text = code(cell.text) if cell.code and cell.text else escaped(cell.text)
+    # A bar ends a cell in a span of code too; a table takes the backslash before it away.
+    text = code(cell.text).replace("|", r"\|") if cell.code and cell.text else escaped(cell.text)
     text = f"**{text}**" if mark and text else text
     return f"{text} ({cell.range})" if cell.range else text
