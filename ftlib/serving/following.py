@@ -71,6 +71,8 @@ class Following:
         self._again, self._due = _AGAIN_SECONDS, 0.0
         self.side = self._first()
         """Replaced in one step; a caller takes it once for a request."""
+        self.vocabularies = (tuple(self.side.loaded.labels),)
+        """The labels of each version that has answered, the newest first; replaced in one step."""
 
     @property
     def said(self) -> dict[str, Any]:
@@ -160,6 +162,7 @@ class Following:
             self._refuse(entry, error)
             return
         before, self.side = self.side, Side(version, entry, loaded, utc_now())
+        self.vocabularies = tuple(dict.fromkeys((tuple(loaded.labels), *self.vocabularies)))
         self.refused = None
         self._tell(
             f"{self.side.version} answers now, {before.version} before: entry {entry.sequence} by {entry.who}, loaded "

@@ -211,12 +211,20 @@ class Served:
         return answer
 
     def _feedback(self, body: bytes) -> Reply:
-        late = label_of(body_of(body), self._champion.side.loaded.labels)
+        late = label_of(body_of(body), self._labels_told())
         if self._labels is None:
             return refusal(404, DataError("this server keeps no log to join it with; start it with --log"))
         self._labels.append(late)
         self._counts["feedback"] += 1
         return Reply(202, {"taken": late.model_dump(mode="json", exclude_none=True)})
+
+    def _labels_told(self) -> tuple[str, ...]:
+        """Return the labels of all versions that this server has asked; none where one of them has none of its own.
+
+        Feedback is late: what it is about may have been said by the challenger, or by a version before this one.
+        """
+        told = [labels for one in (self._champion, self._challenger) if one for labels in one.vocabularies]
+        return tuple(dict.fromkeys(label for labels in told for label in labels)) if all(told) else ()
 
     async def _health(self, ask: Ask) -> Reply:
         """Say whether the model answers; of a log nothing but what was lost, since anybody may ask this."""

@@ -297,6 +297,31 @@ def test_a_chat_that_was_logged_comes_back_as_rows_of_chats(
     }
 
 
+def test_feedback_may_name_a_label_of_any_version_that_was_asked(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loaded, "labels", property(lambda self: ("both", f"only{self.number}")))
+    promote(tmp_path, 2, "challenger")
+    served, _ = serve(challenger="challenger", share=0.5, log=str(tmp_path / "log"))
+    promote(tmp_path, 3)
+    assert ask(served, "/feedback", {"request": "r", "label": "only3"}).status == 422
+    served._champion.poll()
+    for label in ("both", "only1", "only2", "only3"):
+        assert ask(served, "/feedback", {"request": "r", "label": label}).status == 202
+    refused = ask(served, "/feedback", {"request": "r", "label": "only4"})
+    assert refused.status == 422
+    assert "the model answers with both, only3, only1, only2" in refused.body["error"]["message"]
+
+
+def test_where_a_version_has_no_labels_feedback_may_say_any(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Loaded, "labels", property(lambda self: ("v1",) if self.number == 1 else ()))
+    promote(tmp_path, 2, "challenger")
+    served, _ = serve(challenger="challenger", share=0.5, log=str(tmp_path / "log"))
+    assert ask(served, "/feedback", {"request": "r", "label": "anything"}).status == 202
+
+
 def test_feedback_needs_a_log(serve: Any) -> None:
     served, _ = serve()
     refused = ask(served, "/feedback", {"request": "r", "thumb": True})
