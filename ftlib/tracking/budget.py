@@ -19,7 +19,7 @@ def spent_before(earlier: Sequence[RunFacts], key: str, prices: Prices) -> float
     """Return what the attempts of a run cost that led to no end, since one last did.
 
     Attempts ask for the same (`RunFacts.key`). What they made is not made again, so nothing is counted twice. They are
-    reckoned by today's prices. `earlier` are the recipe's runs in their order.
+    reckoned by today's prices. `earlier` are the recipe's runs in their order; one that crashed is not among them.
     """
     spent = 0.0
     for facts in earlier:
