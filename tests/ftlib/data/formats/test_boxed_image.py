@@ -82,6 +82,7 @@ def test_what_is_rounded_over_the_edge_is_cut() -> None:
         ([box(1, 1, 2, "2")], "box_not_numbers"),
         ([box(1, 1, True, 2)], "box_not_numbers"),
         ("[" + json.dumps(box(1, 1, 2, float("nan"))) + "]", "box_not_numbers"),
+        ([box(1, 1, 2, 10**400)], "box_not_numbers"),
         ([{"label": "cat"}], "box_not_numbers"),
         ([{"box": [1, 1, 2, 2]}], "missing_label"),
         ([box(1, 1, 2, 2, label=" ")], "empty_label"),
