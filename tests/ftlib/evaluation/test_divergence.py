@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +14,30 @@ import torch
 from ftlib.data.datasets import PreparedDataset
 from ftlib.data.formats import Format
 from ftlib.data.formats.plain_text import PlainText
+from ftlib.data.formats.preference import Preference
 from ftlib.data.formats.prompt_completion import PromptCompletion
+from ftlib.data.formats.thumb import Thumb
 from ftlib.data.processor import Processor
+from ftlib.data.rows import Example, Values
 from ftlib.errors import ModelError
 from ftlib.evaluation import divergence
 from ftlib.evaluation.bootstrap import Resampling
 from ftlib.evaluation.divergence import token_divergence
+from ftlib.evaluation.forward_pass import predict_split
 from ftlib.evaluation.results import divergence_per_token
 from ftlib.kinds.loading import load_model
 from ftlib.kinds.open_split import open_split
 from ftlib.kinds.split import PreparedSplit
 from ftlib.models.checkpoint import Checkpoint
-from ftlib.testing import tiny_causal_lm, tiny_checkpoint, tiny_lm_tokenizer, tiny_prepared_as, tiny_prompts
+from ftlib.testing import (
+    tiny_causal_lm,
+    tiny_checkpoint,
+    tiny_lm_tokenizer,
+    tiny_preferences,
+    tiny_prepared_as,
+    tiny_prompts,
+    tiny_thumbs,
+)
 
 FORMATS: dict[str, Format] = {
     "tokens": PlainText(text="prompt", max_tokens=128),
@@ -69,6 +82,56 @@ def test_it_is_the_sum_over_the_vocabulary_at_every_supervised_token(
     np.testing.assert_array_equal(token_divergence(ours, ours, split), np.zeros(len(split)))
     monkeypatch.setattr(divergence, "POSITIONS", 7)
     np.testing.assert_allclose(token_divergence(theirs, ours, split), found, rtol=1e-12)
+
+
+ANSWERED: dict[str, tuple[Format, Sequence[Mapping[str, object]]]] = {
+    "preferences": (
+        Preference(prompt="prompt", chosen="chosen", rejected="rejected", max_tokens=64),
+        [{**row, "chosen": " ".join([row["chosen"]] * (1 + i % 2))} for i, row in enumerate(tiny_preferences(12))],
+    ),
+    "judged": (Thumb(prompt="prompt", answer="answer", label="label", max_tokens=64), tiny_thumbs(12)),
+}
+"""Rows whose answers lie behind a prompt that is not asked about: two sequences each, and one."""
+
+
+@pytest.mark.parametrize("kind", ANSWERED)
+def test_of_answers_that_people_judged_it_is_over_the_answers_alone(
+    kind: str, ends: tuple[Checkpoint, Checkpoint], tmp_path: Path
+) -> None:
+    format, rows = ANSWERED[kind]
+    processor = Processor.of(tiny_lm_tokenizer())
+    data = tiny_prepared_as(tmp_path, format, {"test": rows}, processor)
+    assert data.kind == kind
+    split = open_split(data.path / "test.arrow", ())
+    assert len({*split.lengths.tolist()}) > 1  # a batch fills shorter rows up
+    theirs, ours = (load_model(end.path / "model", data.kind) for end in ends)
+    examples = [format.example(cast("Values", row)) for row in rows]
+    encoded = format.encode([one for one in examples if isinstance(one, Example)], processor)
+    expected, tokens = [], []
+    for row, cut in enumerate(encoded):
+        target: Any = cut.pieces[0].target
+        ids, places = split.tokens(row), target["places"]
+        # A pair's sequences lie one behind the other: where each answer begins, and where its sequence ends.
+        sequences = [(0, *places)] if kind == "judged" else [(0, *places[:2]), (places[1], *places[2:])]
+        told = [of_answer(theirs, ours, ids[begin:end], first - begin) for begin, first, end in sequences]
+        expected.append(sum(map(sum, told)))
+        tokens.append(sum(map(len, told)))
+    found = token_divergence(theirs, ours, split)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert min(expected) > 0.01
+    assert (
+        predict_split(ours, split, (), tiny_lm_tokenizer).answer_tokens.tolist() == tokens
+    )  # what a mean per token divides by
+
+
+def of_answer(theirs: torch.nn.Module, ours: torch.nn.Module, ids: np.ndarray[Any, Any], first: int) -> list[float]:
+    """KL of every token from `first` on, which the position before it predicts; one unpadded sequence."""
+    with torch.no_grad():
+        logits = [
+            model(input_ids=torch.tensor(ids).long()[None]).logits[0].double().numpy() for model in (theirs, ours)
+        ]
+    p, q = (scipy.special.softmax(one, axis=1)[first - 1 : len(ids) - 1] for one in logits)
+    return scipy.special.rel_entr(p, q).sum(axis=1).tolist()
 
 
 def test_a_word_that_the_reference_rules_out_costs_nothing() -> None:
