@@ -10,13 +10,16 @@ from prefect.utilities.schema_tools.validation import is_valid, validate
 from flows.evaluate import evaluate
 from flows.finetune import finetune
 from flows.interpolate import interpolate
+from flows.monitor import monitor
 from flows.pages.form_schema import form_schema
 from flows.promote import promote, rollback
 from flows.retrain import retrain
+from flows.search import search
 
-FLOWS = [finetune, retrain, evaluate, interpolate, promote, rollback]
+FLOWS = [finetune, retrain, search, monitor, evaluate, interpolate, promote, rollback]
 ASKED = {"model": "router", "version": 3, "models": ["router@3"], "checkpoints": ["a", "b"], "out": "mixed"}
-RECIPES = ["recipes/quickstart.yaml", "recipes/fresh_data.yaml", "recipes/mine.yaml"]
+OWN = ["recipes/quickstart.yaml", "recipes/fresh_data.yaml", "recipes/search.yaml", "recipes/monitored.yaml"]
+RECIPES = [*OWN, "recipes/mine.yaml"]
 of_each = pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 
 
