@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from safetensors.torch import load_file
 
 from flows.prefect_server import TemporaryServer
 from ftlib.registry import ModelRegistry
@@ -42,13 +48,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Have one server for all these commands, which would each start their own."""
     own = TemporaryServer(tmp_path_factory.mktemp("server") / "server.log")
     own.wait()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_URL", own.url)
-        yield
+        yield own.url
     own.stop()
 
 
@@ -87,7 +93,11 @@ def test_the_best_is_published_as_a_run_with_its_values_publishes_it(
     assert record["trials"][0]["values"] == {RATE: 1e-3}  # the recipe as it is
     measured = [trial for trial in record["trials"] if trial["outcome"]["state"] == "done"]
     assert record["best"] == max(measured, key=lambda trial: trial["outcome"]["value"]["value"])["number"]
-    assert len(record["soup"]["trials"]) == 2 or record["soup"]["why_not"]
+    soup, best = record["soup"], record["trials"][record["best"]]["outcome"]["value"]["value"]
+    assert (len(soup["trials"]), soup["why_not"]) == (2, "")
+    assert soup["candidate"]
+    assert soup["value"]["value"] >= best  # the best end alone is among what it chooses from
+    assert soup["taken"] == (soup["value"]["value"] > best)
     again = finish("run", path, work, *(word for one in record["overrides"] for word in ("--set", one)))
     assert again["all_done_before"]
     assert again["version"]["manifest"] == record["version"]["manifest"]
@@ -96,6 +106,88 @@ def test_the_best_is_published_as_a_run_with_its_values_publishes_it(
     html = (work / "runs" / "tiny" / "search.html").read_text()
     assert "4 trials" in html
     assert "src=" not in html  # it loads nothing else
+
+
+def test_a_soup_that_is_better_than_the_best_trial_is_what_is_published(path: Path, tmp_path: Path) -> None:
+    recipe: dict[str, Any] = yaml.safe_load(path.read_text())
+    probe, tune = recipe["phases"]
+    del tune["evaluations_per_epoch"]
+    # A start that has learnt something, from where both ends lie in one basin.
+    warm = {**tune, "name": "warm", "optimizer": {"epochs": 10, "learning_rate": 0.006}}
+    tune["optimizer"] = {"epochs": 3, "learning_rate": 0.006, "batch_size": 8}
+    recipe["phases"] = [probe, warm, tune]
+    recipe["evaluations"]["home"]["metrics"].append({"kind": "log_loss"})
+    recipe["publish"]["to"]["path"] = str(tmp_path / "registry")
+    recipe["select"] = {"by": "home/log_loss"}
+    recipe["search"] = {"space": {RATE: {"kind": "choice", "values": [0.006, 0.01]}}, "sampler": "grid", "soup": 2}
+    souped, work = tmp_path / "souped.yaml", tmp_path / "work"
+    souped.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    record = finish("search", souped, work)
+    soup, outcomes = record["soup"], [trial["outcome"] for trial in record["trials"]]
+    assert sorted(soup["trials"]) == [0, 1]
+    assert soup["taken"]
+    assert soup["candidate"].startswith("soup of tune+tune-")
+    assert soup["value"]["value"] < min(outcome["value"]["value"] for outcome in outcomes)
+    registry = ModelRegistry(LocalStore(tmp_path / "registry"))
+    registry.pull(registry.version("tiny-router", 1), tmp_path / "pulled")
+    published, *ends = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "pulled", *(Path(outcome["end"]) / "model" for outcome in outcomes))
+    )
+    for name, tensor in published.items():
+        torch.testing.assert_close(tensor, (ends[0][name] + ends[1][name]) / 2)
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in published)
+    again = finish("run", souped, work, *(word for one in record["overrides"] for word in ("--set", one)))
+    assert again["all_done_before"]
+    html = (work / "runs" / "tiny" / "search.html").read_text()
+    assert "Better still is what a soup of 2 trials chose" in html
+
+
+def test_the_page_of_the_run_in_prefect_is_the_search_s(searched: tuple[dict[str, Any], Path], server: str) -> None:
+    record, work = searched
+    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
+        searches = [run for run in client.read_flow_runs() if "tries" in run.parameters]
+        (run,) = [run for run in searches if run.parameters["work"] == str(work) and run.parameters["publish"]]
+        artifacts = client.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))
+    (page,) = [artifact for artifact in artifacts if artifact.key == "search-tiny"]
+    assert page.type == "markdown"
+    text = str(page.data)
+    best = record["trials"][record["best"]]["values"][RATE]
+    assert f"Trial {record['best']} is the best" in text
+    assert f"{RATE} = {best:g}" in str(page.description)
+    assert "Published as tiny-router@1" in str(page.description)
+    for override in record["overrides"]:
+        assert override in text
+    assert text.count("data:image/") >= 2  # each field's values, and the best so far
+    table = text.partition("**all trials**")[2].strip().partition("\n\n")[0].splitlines()[2:]
+    assert [line.replace("**", "").split(" | ")[0] for line in table] == ["| 0", "| 1", "| 2", "| 3"]
+    for trial, line in zip(record["trials"], table, strict=True):
+        assert (trial["outcome"]["state"] == "done") != (trial["outcome"]["state"] in line)
+
+
+def test_a_trial_whose_process_was_killed_has_failed_and_is_tried_again(path: Path, tmp_path: Path) -> None:
+    words = ["--try", f"{RATE}=[1e-3, 1e-2]", "--sampler", "grid", "--soup", "1", "--no-publish"]
+    words += ["--set", "search.halving=null"]
+    search = start("search", path, tmp_path, *words)
+    assert search.stderr
+    for line in search.stderr:
+        if "trial 1 of 2 begins" in line:
+            children = psutil.Process(search.pid).children(recursive=True)
+            (trying,) = [child for child in children if "flows.searching.process" in child.cmdline()]
+            trying.send_signal(signal.SIGKILL)
+            break
+    out, _ = search.communicate(timeout=600)
+    assert search.returncode == 0  # the other was measured
+    record = json.loads(out)
+    assert [trial["outcome"]["state"] for trial in record["trials"]] == ["done", "failed"]
+    assert record["best"] == 0
+    assert "its process ended by signal 9" in record["trials"][1]["outcome"]["reason"]
+    assert "1 failed" in (tmp_path / "runs" / "tiny" / "search.html").read_text()
+    again = finish("search", path, tmp_path, *words)
+    assert [trial["outcome"]["state"] for trial in again["trials"]] == ["done", "done"]
+    assert again["trials"][0] == record["trials"][0]  # what was over stays as it was
+    assert again["trials"][1]["values"] == record["trials"][1]["values"]
+    assert again["trials"][1]["outcome"]["value"]["value"] is not None
 
 
 def test_more_trials_go_on_behind_those_that_are_over(path: Path, searched: tuple[dict[str, Any], Path]) -> None:
