@@ -41,11 +41,13 @@ from ftlib.fingerprint import Job
 from ftlib.kinds.kind import KINDS
 from ftlib.kinds.predictions import BoxPrediction, LabelPrediction, MultiLabelPrediction, ScorePrediction
 from ftlib.published.predict import predict
+from ftlib.recipe.evidence import Evidence
 from ftlib.recipe.file import load_recipe
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion
 from ftlib.registry.places.s3 import S3
+from ftlib.report.report import Report
 from ftlib.storage import Store
 from ftlib.testing import (
     LABELS,
@@ -199,6 +201,8 @@ def test_recipe_runs_to_a_published_version(
         assert re.search(r"[\d,]+ of [\d,]+ tokens are learnt", (record.report.path / "report.md").read_text())
     if dense and kind in ("labeled", "multi_labeled", "scored", "compared"):
         check_answers(record.result, record.evidence.recipe, tmp_path / "pulled")
+    if record.evidence.recipe.select.rule == "within":
+        check_within(record.evidence, record.report)
     if any(phase.principles for phase in record.evidence.recipe.phases):  # its rows go through the most stages
         again = finetune.fn(str(path), overrides=overrides, work=str(work)).data
         assert again.evidence.checkpoints == record.evidence.checkpoints
@@ -206,6 +210,76 @@ def test_recipe_runs_to_a_published_version(
         told: Any = registry.manifest(registry.version(record.result.name, 1)).lineage["principles"]
         assert [one["principle"] for one in told] == ["please", "a card", "the team"]
         assert all(one["drafts"]["answers"] > 0 for one in told)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_budget_of_kl_stops_a_language_model_short_of_the_end(
+    work: Path, tmp_path: Path, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same end, once with room for all of the way and once with room for a part of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flows.run.tracked.Runner", PlainRunner)
+    path = FOLDER / "dpo.yaml"
+    far = ["phases.prefer.optimizer.learning_rate=0.008", "phases.prefer.optimizer.epochs=2"]
+    overrides = [*tiny_overrides(load_recipe(path), tmp_path, registry), *far]
+
+    def ran(at_most: float) -> Any:
+        return finetune.fn(str(path), overrides=[*overrides, f"select.at_most={at_most}"], work=str(work)).data
+
+    free = ran(1e6)
+    check_within(free.evidence, free.report)
+    moved = free.evidence.selection.kl.moved
+    upper, end = [one.at_most for one in moved], moved[-1].kl.value
+    assert upper == sorted(upper)
+    assert end > 0.002  # the report says three digits behind the point
+    gains = margins(free.evidence)
+    assert gains == sorted(gains)  # so the budget alone keeps the rule from the end
+    assert free.evidence.selection.chosen.name == "alpha=1"
+    held = ran((upper[2] + upper[3]) / 2)
+    check_within(held.evidence, held.report)
+    assert held.evidence.checkpoints == free.evidence.checkpoints
+    assert held.evidence.selection.chosen.name == "alpha=0.5"
+    assert held.result.version == 2
+    assert "alpha=0.75 is the first beyond" in held.evidence.selection.why
+    # What each alpha's distance is predicted to be is its square's share; what was measured is no prediction.
+    assert any(
+        one.kl.value != pytest.approx(a * a * end) for one, a in zip(moved[1:-1], (0.25, 0.5, 0.75), strict=True)
+    )
+
+
+def margins(evidence: Evidence) -> list[float]:
+    """What `select.by` is of every candidate on the validation rows."""
+    evaluation, _, metric = evidence.recipe.select.by.partition("/")
+    cells = {c.candidate: c for r in evidence.sweep for c in r.measured if c.evaluation == evaluation}
+    values = [cells[member.name].metrics[metric].value for member in evidence.candidates.members]
+    return [value for value in values if value is not None]
+
+
+def check_within(evidence: Evidence, report: Report) -> None:
+    """Hold the choice against the distances that were measured, and the report's table against them."""
+    select, names = evidence.recipe.select, [member.name for member in evidence.candidates.members]
+    kl, budget = evidence.selection.kl, select.at_most
+    assert kl is not None
+    assert budget is not None
+    assert len(names) > 3
+    assert [one.candidate for one in kl.moved] == names
+    measured = [one.kl.value for one in kl.moved]
+    assert measured[0] == 0.0
+    assert all(
+        value is not None and 0.0 < value <= one.at_most for value, one in zip(measured[1:], kl.moved[1:], strict=True)
+    )
+    values = dict(zip(names, margins(evidence), strict=True))
+    allowed = [names[0], *(one.candidate for one in kl.moved[1:] if one.at_most <= budget)]
+    assert evidence.selection.chosen.name in allowed
+    assert values[evidence.selection.chosen.name] == max(values[name] for name in allowed)
+    assert (report.path / "alignment_tax.svg").exists()
+    table = (report.path / report.markdown).read_text().partition("## Gain against loss along alpha")[2]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")][
+        : 2 + len(names)
+    ]
+    told = [row[head.index("KL to the start")].replace("**", "") for row in rows]
+    assert [float(cell.split()[0]) for cell in told] == pytest.approx(measured, abs=5e-4)
 
 
 def check_answers(version: ModelVersion, recipe: Recipe, folder: Path) -> None:
