@@ -223,7 +223,7 @@ def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, f
     `films/pair_accuracy[gap=below 1]` is a metric of one slice; `checkpoint/...` are what the record says of the
     checkpoint itself, its `trained_parameters` and its facts; `principles/kept_1` is the share of answers to held-out
     prompts that keep the first principle a phase learnt by: of the phase what it said in the end, of `base` what was
-    said before the phase.
+    said before the phase; `pairs/kl_to_start` is how far the candidate moved, where the recipe's rule asks that.
     """
     evidence = record["evidence"]
     who = evidence["selection"]["chosen"]["name"] if arm.candidate == "chosen" else arm.candidate
@@ -235,7 +235,12 @@ def measured(record: dict[str, Any], arm: Arm, metrics: set[str]) -> dict[str, f
             for where, metrics_there in told.items():
                 for metric, estimate in metrics_there.items():
                     values[f"{cell['evaluation']}/{metric}{where}"] = estimate["value"]
-    for end in evidence.get("checkpoints", ()):
+    ends = evidence.get("checkpoints", ())
+    if kl := evidence.get("selection", {}).get("kl"):
+        point = "alpha=1" if ends and ends[-1]["phase"] == who else who
+        moved = {one["candidate"]: one["kl"]["value"] for one in kl["moved"]}
+        values |= {f"{kl['evaluation']}/kl_to_start": moved[point]} if point in moved else {}
+    for end in ends:
         if end["phase"] == who:
             told = {**end["facts"], "trained_parameters": end["trained_parameters"]}
             values |= {f"checkpoint/{name}": fact for name, fact in told.items() if not isinstance(fact, str)}

@@ -66,6 +66,8 @@ def test_a_row_asks_what_its_recipes_measure(row: Row) -> None:
             if metric.startswith("principles/kept_"):
                 asked = [phase.principles for phase in recipe.phases if phase.principles]
                 assert int(metric.removeprefix("principles/kept_")) in range(1, 1 + len(read_principles(asked[0].file)))
+            elif metric.endswith("/kl_to_start"):
+                assert recipe.select.divergence == metric
             elif not metric.startswith("checkpoint/"):
                 recipe.metric(metric.partition("[")[0])
         phases = {"chosen", "base", *(phase.name for phase in recipe.phases)}
@@ -209,6 +211,18 @@ def test_numbers_are_those_of_the_arm_s_candidate() -> None:
     assert measured(record, Arm(recipe="a.yaml"), {"home/accuracy[gap=far]"}) == {"home/accuracy[gap=far]": 0.9}
     with pytest.raises(KeyError, match="'tune' has no home/f1 on the test split"):
         measured(record, Arm(recipe="a.yaml"), {"home/f1"})
+
+
+def test_how_far_a_candidate_moved_is_what_the_selection_says() -> None:
+    moved = [{"candidate": name, "kl": {"value": kl}} for name, kl in (("alpha=0.5", 0.25), ("alpha=1", 1.0))]
+    ends = [{"phase": one, "facts": {}, "trained_parameters": 0} for one in ("base", "prefer")]
+    selection = {"chosen": {"name": "alpha=0.5"}, "kl": {"evaluation": "pairs", "moved": moved}}
+    record = {"evidence": {"final": [], "sweep": [], "selection": selection, "checkpoints": ends}}
+    for candidate, kl in (("chosen", 0.25), ("prefer", 1.0), ("alpha=1", 1.0)):
+        arm = Arm(recipe="a.yaml", candidate=candidate)
+        assert measured(record, arm, {"pairs/kl_to_start"}) == {"pairs/kl_to_start": kl}
+    with pytest.raises(KeyError, match="'base' has no pairs/kl_to_start"):
+        measured(record, Arm(recipe="a.yaml", candidate="base"), {"pairs/kl_to_start"})
 
 
 def test_principles_are_kept_by_the_answers_before_a_phase_and_after_it() -> None:
