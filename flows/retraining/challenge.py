@@ -169,7 +169,7 @@ def _behind_its_promotion(r: Recipe, work: Workspace, run_id: str) -> Challenge 
 
 def challenge(r: Recipe, run: Runner, run_id: str) -> Challenge:
     """Look for news, train if they are worth it, publish, and judge. Nothing is promoted yet."""
-    check_registry(r)
+    check_registry(r, run.work)
     registry = ModelRegistry(r.registry_store())
     listing = list_sources(r, registry.store, run.work, listing_of(run_id))
     champion = in_place(registry, r)

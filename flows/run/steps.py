@@ -80,7 +80,7 @@ def inputs(
 
     `files` instead of what the sources list now. Raises StorageError, ModelError, RecipeError or DataError.
     """
-    check_registry(r)
+    check_registry(r, work)
     model = find_any(r.model, models_beside.bases(r, work))
     companions = models_beside.found_companions(r, work, model)
     check_resources(r, model.folder, companions)

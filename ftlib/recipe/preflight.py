@@ -25,9 +25,11 @@ from ftlib.models.with_diffusers import ONE_MODEL, is_pipeline
 from ftlib.recipe.misfits.forms import end_form, form_misfits, quantization_misfits
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import probe
+from ftlib.registry.reading import RegistryReader
 from ftlib.registry.signing import Signer
 from ftlib.training.principles import read_principles
 from ftlib.wording import counted, some
+from ftlib.workspace import Workspace
 
 NO_NAMES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -371,15 +373,22 @@ def check_prompts(recipe: Recipe, prepared: Mapping[str, PreparedDataset], start
                 )
 
 
-def check_registry(recipe: Recipe) -> None:
+def check_registry(recipe: Recipe, work: Workspace) -> None:
     """Try the registry, and the key, before anything is trained for them.
 
-    Raises StorageError if nothing can be published there, RecipeError for a key that cannot sign.
+    Raises StorageError if nothing can be published there, RecipeError for a key that cannot sign, or a registry in the
+    work place.
     """
     if recipe.publish.sign_with:
         Signer(Path(recipe.publish.sign_with))
     store = recipe.registry_store()
+    if work.store is not None and work.store.identity == store.identity:
+        raise RecipeError(
+            f"publish.to: {store.uri} is the work place of this run, and a registry's collector deletes what no "
+            "version needs; give the registry a prefix of its own"
+        )
     try:
+        RegistryReader(store).check_apart()
         probe(store)
     except StorageError as error:
         raise StorageError(f"publish.to: nothing can be published to the registry {store.uri}: {error}") from error

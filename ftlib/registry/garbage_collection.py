@@ -93,9 +93,10 @@ class Collector:
     def collect(self, *, delete: bool = False) -> Collected:
         """Look, and with `delete` condemn and sweep; without it nothing is written.
 
-        Raises BusyError if another collector runs, IntegrityError (deleting nothing) if a version cannot be read:
-        what it needs is not known then.
+        Raises BusyError if another collector runs, StorageError if a work place lies here, too, IntegrityError
+        (deleting nothing) if a version cannot be read: what it needs is not known then.
         """
+        self.registry.check_apart()
         store, before = self.registry.store, self._newest()
         objects = list(collectable(store))  # first: what is committed after this is not in it
         leases = held_leases(store)  # before the versions: a publisher has one until its version can be seen

@@ -25,6 +25,7 @@ from ftlib.registry.versions import (
 from ftlib.storage.sealed_records import parse, read_record, read_whole
 from ftlib.storage.store import Store
 from ftlib.wording import meant
+from ftlib.workspace.in_bucket import PLACE
 
 
 class RegistryReader:
@@ -145,6 +146,15 @@ class RegistryReader:
     def is_there(self) -> bool:
         """Say whether there is a registry here, of whatever format. Raises what the store does if it is away."""
         return self.store.size("registry.json") is not None
+
+    def check_apart(self) -> None:
+        """Raise StorageError if a work place lies here, too: both keep blobs under one name, and delete others'."""
+        if self.store.size(PLACE) is not None:
+            raise StorageError(
+                f"{self.store.uri} is a work place, too (it has a {PLACE}), whose blobs a registry's collector would "
+                "delete, since no version needs them: nothing is published or collected here; name a registry with a "
+                "prefix of its own, and copy what is published here to it (reglage registry copy NAME@N --to URI)"
+            )
 
     def check_format(self) -> None:
         """Raise StorageError unless there is a registry here that this program understands."""

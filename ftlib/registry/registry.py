@@ -243,7 +243,8 @@ class ModelRegistry(RegistryReader):
             self._raced = True
 
     def _found(self) -> None:
-        """Make the registry if there is none."""
+        """Make the registry if there is none. Raises StorageError where a work place is."""
+        self.check_apart()
         self._race_once()
         if self.store.read("registry.json") is None:
             self.store.create("registry.json", record_bytes(Format(format=FORMAT)))

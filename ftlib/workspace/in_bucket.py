@@ -279,14 +279,23 @@ class InBucket(Workspace):
     def settle(self) -> None:
         """Prove, once for a place, that the store keeps create-only writes.
 
-        Raises StorageError for one that does not, that is absent, or that may not be written to.
+        Raises StorageError for one that does not, that is absent, that may not be written to, or that is a registry.
         """
         if self._settled:
             return
         if read_record(self.store, PLACE, Settled) is None:
+            self._check_apart()
             probe(self.store)
             self.store.create(PLACE, record_bytes(Settled(nonce=uuid.uuid4().hex, at=utc_now())))
         self._settled = True
+
+    def _check_apart(self) -> None:
+        """Raise StorageError where a registry lies: its collector deletes blobs that no version needs."""
+        if self.store.size("registry.json") is not None:
+            raise StorageError(
+                f"{self.store.uri} holds a registry, whose collector deletes what no version needs; give the work "
+                "place a prefix of its own"
+            )
 
     def _own(self, folder: Path) -> str | None:
         """Return where a folder of the view of a tree is in the bucket; None for a folder from elsewhere."""

@@ -19,7 +19,9 @@ from ftlib.recipe.preflight import (
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry.places.folder import Folder
 from ftlib.registry.publish import Publish
+from ftlib.storage import LocalStore
 from ftlib.testing import tiny_prepared, tiny_rows
+from ftlib.workspace import Workspace
 
 
 def recipe(labeled: bool = True) -> Recipe:
@@ -200,11 +202,24 @@ def test_a_registry_that_cannot_be_published_to_is_found_first(tmp_path: Path) -
 
     broken = publishing_to(tmp_path / "file" / "registry")
     with pytest.raises(StorageError, match=r"publish\.to: nothing can be published to the registry .*registry"):
-        check_registry(broken)
-    check_registry(publishing_to(tmp_path / "registry"))
+        check_registry(broken, Workspace(tmp_path / "work"))
+    check_registry(publishing_to(tmp_path / "registry"), Workspace(tmp_path / "work"))
+
+
+def test_a_registry_in_a_work_place_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = Publish(name="r", to=Folder(path=str(tmp_path / "place")))
+    there = recipe().model_copy(update={"publish": publish})
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place" / "place.json").write_text("{}")
+    with pytest.raises(StorageError, match=r"publish\.to: .*place is a work place, too"):
+        check_registry(there, Workspace(tmp_path / "work"))
+    (tmp_path / "place" / "place.json").unlink()
+    monkeypatch.setattr(Workspace, "store", LocalStore(tmp_path / "place"))
+    with pytest.raises(RecipeError, match=r"publish\.to: .*place is the work place of this run"):
+        check_registry(there, Workspace(tmp_path / "work"))
 
 
 def test_a_key_that_cannot_sign_is_found_first(tmp_path: Path) -> None:
     signed = recipe().publish.model_copy(update={"sign_with": str(tmp_path / "absent.pem")})
     with pytest.raises(RecipeError, match=r"absent\.pem is no private key in a PEM file"):
-        check_registry(recipe().model_copy(update={"publish": signed}))
+        check_registry(recipe().model_copy(update={"publish": signed}), Workspace(tmp_path / "work"))

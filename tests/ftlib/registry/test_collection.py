@@ -13,6 +13,7 @@ from ftlib.registry.fsck import fsck
 from ftlib.registry.garbage_collection import DAY, Collector
 from ftlib.storage import LocalStore, Store
 from ftlib.storage.leases import lease
+from ftlib.workspace.in_bucket import PLACE
 from tests.ftlib.registry.kit import FILES, Dying, child, damage, exit_code, fine, publish, staged, stored
 
 GARBAGE = "blobs/sha256/ab/" + "ab" * 32
@@ -254,6 +255,20 @@ class TestRaces:
 
 
 class TestRefusals:
+    def test_a_place_that_is_a_work_place_too_is_neither_collected_nor_published_to(
+        self, store: Store, collector: Collector, days: Days, tmp_path: Path
+    ):
+        run(collector, days, 4)
+        store.create(PLACE, b"{}")
+        days.pass_(30)
+        for delete in (False, True):
+            with pytest.raises(StorageError, match=r"is a work place, too \(it has a place\.json\)"):
+                collector.collect(delete=delete)
+        assert store.size(GARBAGE) == 7
+        with pytest.raises(StorageError, match="name a registry with a prefix of its own"):
+            publish(store, tmp_path, "b", {"new": "bytes"})
+        assert collector.registry.version_numbers("m") == [1]
+
     def test_an_unreadable_version_stops_everything(self, store: Store, collector: Collector, days: Days):
         run(collector, days, 4)
         damage(store, f"models/m/manifests/{collector.registry.version('m').manifest}.json")

@@ -127,6 +127,14 @@ class TestOneAfterTheOther:
         assert work.making(Stage()) not in (making, None)
         assert files_in(other.path) == {"other": b"x"}
 
+    def test_a_place_that_holds_a_registry_is_refused(
+        self, place: str, bucket: Any, s3_endpoint: str, tmp_path: Path
+    ) -> None:
+        bucket.put_object(Key="work/registry.json", Body=b"{}")
+        with pytest.raises(StorageError, match="holds a registry, whose collector deletes what no version needs"):
+            machine(place, tmp_path / "a", s3_endpoint).once(Stage(), Made, build)
+        assert keys(bucket) == ["work/registry.json"]
+
     @pytest.mark.slow
     def test_a_killed_attempt_of_this_node_goes_on_where_the_stage_can(
         self, place: str, s3_endpoint: str, tmp_path: Path
