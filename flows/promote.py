@@ -77,7 +77,7 @@ def rollback(
 
     Args:
         model: The model's name.
-        to: A version that the alias meant before; the last different one if empty.
+        to: A version that the alias meant before; if empty, the last one that no rollback took away.
         why: The reason, kept in the alias's history.
         approve: Move it. Without this the run only shows what would change.
         alias: The name that moves.

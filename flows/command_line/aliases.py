@@ -63,7 +63,10 @@ def promote(
 @click.command()
 @click.argument("name")
 @click.option(
-    "--to", type=click.IntRange(min=1), metavar="VERSION", help="A version that it meant before. [default: the last]"
+    "--to",
+    type=click.IntRange(min=1),
+    metavar="VERSION",
+    help="A version that it meant before. [default: the last that no rollback took away]",
 )
 @move_options
 @registry_options

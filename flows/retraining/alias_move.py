@@ -42,7 +42,7 @@ class AliasMove:
     def rollback(
         cls, opened: ModelRegistry, model: str, alias: str, to: int | None = None, expected: int | None = None
     ) -> AliasMove:
-        """Let an alias mean again what it meant before: the last different version, or `to`.
+        """Let an alias mean again what it meant before, or `to`.
 
         Raises StorageError if it was never set, or never meant that.
         """

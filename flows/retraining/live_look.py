@@ -13,6 +13,7 @@ from ftlib.config import user_path
 from ftlib.errors import ConflictError, RecipeError, StorageError
 from ftlib.recipe.recipe import Recipe
 from ftlib.registry import AliasEntry, ModelRegistry
+from ftlib.registry.aliases import AliasLog
 from ftlib.retraining.live_counts import DAY, Counted
 from ftlib.retraining.live_drift import Reference, drifts_of
 from ftlib.retraining.live_policy import OfLabels
@@ -125,7 +126,7 @@ def go_back(r: Recipe, registry: ModelRegistry, verdict: LiveVerdict, entry: Ali
     except ConflictError as error:
         return _done(verdict, f"the alias stays: {error}")
     except StorageError as error:
-        if _before(registry, entry):
+        if _has_before(registry, entry):
             raise
         return _done(verdict, f"the alias stays: {error}")
     if made.who != who:
@@ -134,10 +135,9 @@ def go_back(r: Recipe, registry: ModelRegistry, verdict: LiveVerdict, entry: Ali
     return _done(verdict.model_copy(update={"what": "rolled_back"}), done)
 
 
-def _before(registry: ModelRegistry, entry: AliasEntry) -> bool:
+def _has_before(registry: ModelRegistry, entry: AliasEntry) -> bool:
     """Say whether there is a version to go back to."""
-    history = registry.history(entry.name, entry.alias)
-    return any(one.version != entry.version for one in history if one.sequence < entry.sequence)
+    return len(AliasLog(registry.store, entry.name, entry.alias).stack(entry.sequence)) > 1
 
 
 def _done(verdict: LiveVerdict, done: str) -> LiveVerdict:

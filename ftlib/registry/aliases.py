@@ -171,24 +171,46 @@ class AliasLog:
             f"{newest.at} ({newest.why}); compare with version {newest.version} and decide again"
         )
 
+    def stack(self, expected: int | None) -> list[int]:
+        """Return what entry `expected` put in place, last, and below it what was in place before and is not taken back.
+
+        A promotion puts its version on the stack, a rollback takes off what is above its own.
+        """
+        stack: list[int] = []
+        for entry in self._until(expected):
+            if entry.rolled_back and entry.version in stack:
+                while stack[-1] != entry.version:
+                    stack.pop()
+            elif stack[-1:] != [entry.version]:  # a promotion of the version in place only ends a hold
+                stack.append(entry.version)
+        return stack
+
     def before(self, expected: int | None, to: int | None) -> int:
-        """Return the version a rollback of entry `expected` goes to: `to`, or the last one that was different.
+        """Return the version a rollback of entry `expected` goes to: `to`, or the one below on the stack.
 
         Raises StorageError if there is none.
         """
-        meant = [entry.version for entry in self.entries() if entry.sequence <= (expected or 0)]
+        meant = sorted({entry.version for entry in self._until(expected)})
         if not meant:
             raise StorageError(
                 f"{self.name}@{self.alias} was not set, so there is nothing to roll back: promote a version first"
             )
         if to is not None and to not in meant:
             raise StorageError(
-                f"{self.name}@{self.alias} never meant version {to}, only {spans(sorted(set(meant)))}; "
-                "promote it instead"
+                f"{self.name}@{self.alias} never meant version {to}, only {spans(meant)}; promote it instead"
             )
-        different = [version for version in meant if version != meant[-1]]
-        if to is None and not different:
-            raise StorageError(
-                f"{self.name}@{self.alias} only ever meant version {meant[-1]}; there is nothing before it"
-            )
-        return different[-1] if to is None else to
+        if to is not None:
+            return to
+        *below, top = self.stack(expected)
+        if below:
+            return below[-1]
+        if meant == [top]:
+            raise StorageError(f"{self.name}@{self.alias} only ever meant version {top}; there is nothing before it")
+        others = spans([version for version in meant if version != top])
+        raise StorageError(
+            f"{self.name}@{self.alias} means version {top}, and what else it meant ({others}) was rolled back; name "
+            "the version to go back to: --to, or the flow's field `to`"
+        )
+
+    def _until(self, sequence: int | None) -> list[AliasEntry]:
+        return [entry for entry in self.entries() if entry.sequence <= (sequence or 0)]

@@ -213,7 +213,7 @@ class ModelRegistry(RegistryReader):
         to: int | None = None,
         by: Mover = "person",
     ) -> AliasEntry:
-        """Let an alias mean what it meant before entry `expected` (the last different version), or `to`, again.
+        """Let an alias mean what it meant before the version of entry `expected` was promoted, or `to`, again.
 
         A person's rollback holds what promotes by rule until somebody promotes. Raises what `promote` raises, and
         StorageError if there is nothing to go back to.

@@ -283,6 +283,20 @@ def test_the_first_version_has_nothing_to_go_back_to(
     assert len(registry.history(NAME, "canary")) == 1
 
 
+def test_a_version_that_a_person_took_away_is_not_gone_back_to(
+    tmp_path: Path, look: Callable[..., State[Any]], registry: ModelRegistry
+) -> None:
+    registry.promote(NAME, "canary", 3, None, "ann", "first")
+    registry.promote(NAME, "canary", 1, 1, "ann", "newer")
+    registry.rollback(NAME, "canary", 2, "ann", "not good")
+    registry.promote(NAME, "canary", 3, 3, "ann", "stays")
+    answer(tmp_path, 3, 0.5)
+    state = look("retrain.alias=canary")
+    assert state.name == "Worse"
+    assert "what else it meant (1) was rolled back" in state.message
+    assert len(registry.history(NAME, "canary")) == 4
+
+
 def test_of_two_monitors_at_once_one_moves_the_alias(
     tmp_path: Path, look: Callable[..., State[Any]], registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

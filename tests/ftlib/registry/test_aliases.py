@@ -119,6 +119,29 @@ class TestRollback:
         assert registry.rollback("m", CHAMPION, 4, "ann", "still", to=1).version == 1
         assert [entry.version for entry in registry.history("m", CHAMPION)] == [1, 2, 3, 2, 1]
 
+    def test_what_a_rollback_took_away_is_not_gone_back_to(self, registry: ModelRegistry):
+        for sequence, version in enumerate([1, 2, 3]):
+            move(registry, version, sequence or None)
+        assert [registry.rollback("m", CHAMPION, n, "ann", "").version for n in (3, 4)] == [2, 1]
+        released = move(registry, 1, 5, "ann", "this one stays")
+        for by in ("person", "rule"):
+            with pytest.raises(
+                StorageError, match=r"version 1, and what else it meant \(2-3\) was rolled back; .*--to"
+            ):
+                registry.rollback("m", CHAMPION, released.sequence, "monitor", "errors", by=by)
+        assert registry.rollback("m", CHAMPION, 6, "ann", "2 after all", to=2).version == 2
+        assert registry.rollback("m", CHAMPION, 7, "ann", "no").version == 1
+
+    def test_a_version_that_was_promoted_again_counts_again(self, registry: ModelRegistry):
+        move(registry, 1, None)
+        move(registry, 2, 1)
+        registry.rollback("m", CHAMPION, 2, "monitor", "errors", by="rule")
+        move(registry, 2, 3, "ann", "2 is good")
+        move(registry, 1, 4, "ann", "and yet")
+        assert registry.rollback("m", CHAMPION, 5, "ann", "").version == 2
+        move(registry, 3, 6)
+        assert registry.rollback("m", CHAMPION, 7, "monitor", "errors", by="rule").version == 2
+
     def test_the_same_rollback_again_changes_nothing(self, registry: ModelRegistry):
         """As after a kill between the move and the word of it: the decision was against the same entry."""
         move(registry, 1, None)

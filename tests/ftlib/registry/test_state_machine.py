@@ -53,7 +53,10 @@ class Mortal:
 
 
 class Machine(RuleBasedStateMachine):
-    """`versions` and `moves` are what must be there; whoever died may have done its last step or not."""
+    """`versions` and `moves` are what must be there, `stack` what rollbacks left of these moves.
+
+    Whoever died may have done its last step or not.
+    """
 
     @initialize()
     def empty(self) -> None:
@@ -61,6 +64,7 @@ class Machine(RuleBasedStateMachine):
         self.store = LocalStore(self.place / "r")
         self.versions: list[tuple[str, dict[str, str]]] = []
         self.moves: list[int] = []
+        self.stack: list[int] = []
         self.held = False
         self.now = 0.0
         self.publish("first", 0, None)
@@ -100,10 +104,10 @@ class Machine(RuleBasedStateMachine):
             False,
         )
 
-    @precondition(lambda self: len(set(self.moves)) > 1)
+    @precondition(lambda self: len(self.stack) > 1)
     @rule(calls=calls)
     def rollback(self, calls: int | None) -> None:
-        version = [there for there in self.moves if there != self.moves[-1]][-1]
+        version = self.stack[-2]
         self.move(version, lambda: self.act(calls).rollback("m", CHAMPION, len(self.moves), "me", "why"), True)
 
     def act(self, calls: int | None) -> ModelRegistry:
@@ -116,6 +120,9 @@ class Machine(RuleBasedStateMachine):
             if not same:
                 self.moves.append(version)
                 self.held = back
+                self.stack = self.stack[:-1] if back else [*self.stack, version]
+                if self.stack[-2:] == [version, version]:
+                    self.stack.pop()
 
         self.attempt(
             act,
