@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -156,11 +157,23 @@ class LocalStore(Store):
         dead: list[str] = []
         for path in sorted(folder.iterdir()):
             try:
-                with path.open("rb") as stream:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with _opened(path, to_write=remove) as stream:
+                    fcntl.flock(stream, (fcntl.LOCK_EX if remove else fcntl.LOCK_SH) | fcntl.LOCK_NB)
                     if remove:
                         path.unlink(missing_ok=True)
             except (FileNotFoundError, BlockingIOError):
                 continue  # someone else swept it, or it is being written
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                continue  # another user's on NFS: its owner sweeps it
             dead.append(f"{folder.name}/{path.name}")
         return dead
+
+
+def _opened(path: Path, *, to_write: bool) -> BinaryIO:
+    """Open a file to lock it: NFS gives an exclusive lock only to who may write."""
+    if to_write:
+        with suppress(PermissionError):  # another user's: a local disk locks what is only read, too
+            return path.open("r+b")
+    return path.open("rb")

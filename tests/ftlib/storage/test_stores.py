@@ -1,5 +1,7 @@
 """What every store promises, and what each promises alone."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import resource
@@ -10,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 from botocore.exceptions import ClientError
@@ -231,6 +234,52 @@ LocalStore(Path({str(tmp_path)!r})).create("a", b"x" * 1000)
             LocalStore(tmp_path).create("b", b"y")
             assert mine.exists()
         assert list((tmp_path / ".tmp").iterdir()) == []
+
+    def test_leftovers_on_nfs_which_locks_a_file_alone_only_for_who_may_write_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        flock = fcntl.flock
+
+        def of_nfs(stream: BinaryIO, how: int) -> None:
+            mode = fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_ACCMODE
+            if mode == (os.O_RDONLY if how & fcntl.LOCK_EX else os.O_WRONLY):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flock(stream, how)
+
+        monkeypatch.setattr(fcntl, "flock", of_nfs)
+        (tmp_path / ".tmp").mkdir()
+        (dead := tmp_path / ".tmp" / "host-1-x").write_bytes(b"half")
+        store = LocalStore(tmp_path)
+        with LocalStore(tmp_path / "other")._temporary() as (living, _):
+            living.rename(tmp_path / ".tmp" / "living")
+            assert store.leftovers(remove=False) == [".tmp/host-1-x"]
+            assert dead.exists()
+            assert store.create("a", b"x")
+            assert not dead.exists()
+            assert (tmp_path / ".tmp" / "living").exists()
+
+    @pytest.mark.parametrize("nfs", [False, True])
+    def test_leftovers_that_another_user_may_write_alone_stop_nobody(
+        self, tmp_path: Path, nfs: bool, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / ".tmp").mkdir()
+        (dead := tmp_path / ".tmp" / "host-1-x").write_bytes(b"half")
+        path_open, flock = Path.open, fcntl.flock
+
+        def opened(path: Path, mode: str = "r", *given: Any, **options: Any) -> Any:
+            if path == dead and "+" in mode:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return path_open(path, mode, *given, **options)
+
+        def locked(stream: BinaryIO, how: int) -> None:
+            if nfs and stream.name == str(dead):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            flock(stream, how)
+
+        monkeypatch.setattr(Path, "open", opened)
+        monkeypatch.setattr(fcntl, "flock", locked)
+        assert LocalStore(tmp_path).create("a", b"x")
+        assert dead.exists() is nfs
 
     @pytest.mark.parametrize("write", ["create", "put_file"])
     def test_a_full_disk_is_one_line_and_leaves_nothing(self, tmp_path: Path, write: str):
