@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ftlib.config import REPORT
+from ftlib.errors import IntegrityError
 from ftlib.evaluation.measured import Measured
 from ftlib.evaluation.selection import Gate
 from ftlib.fingerprint import Job
@@ -14,7 +16,7 @@ from ftlib.recipe.recipe import Recipe
 from ftlib.registry import ModelRegistry
 from ftlib.registry.outcome import ModelVersion
 from ftlib.registry.signing import Signer
-from ftlib.registry.versions import Manifest
+from ftlib.registry.versions import Manifest, Version
 from ftlib.workspace import Workspace
 
 
@@ -42,16 +44,25 @@ def _bound(gate: Gate) -> str:
 
 
 def published_before(job: Job, work: Workspace, registry: ModelRegistry) -> ModelVersion | None:
-    """Return the version this job published, if the registry still has it: a record alone proves nothing."""
+    """Return the version this job published, if the registry still has it whole: a record alone proves nothing.
+
+    Of one that lost files the record is forgotten: publishing finds the version, and uploads what it lacks.
+    """
     record = work.find(job, ModelVersion)
     if record is None:
         return None
     stored = registry.find(record.name, record.version) if record.registry == registry.store.uri else None
-    if stored is None or stored.manifest != record.manifest:
+    if stored is None or stored.manifest != record.manifest or not _is_whole(registry, stored):
         work.forget(job)
         return None
     work.touch(job)
     return record.model_copy(update={"created": False})
+
+
+def _is_whole(registry: ModelRegistry, version: Version) -> bool:
+    with suppress(IntegrityError):  # of a manifest that is gone
+        return registry.has_whole(registry.manifest(version))
+    return False
 
 
 def publish_staged(
