@@ -76,7 +76,7 @@ def emit(human: Callable[[], object] | object, record: Mapping[str, object], as_
         if callable(human):
             human()
         elif isinstance(human, str):
-            click.echo(human)  # not through rich: it would read [brackets] as markup
+            click.echo(human)
         else:
             stdout_console().print(human)
         return
@@ -88,11 +88,15 @@ def emit(human: Callable[[], object] | object, record: Mapping[str, object], as_
 
 
 def stdout_console() -> Console:
-    """Return rich's console on stdout: of the terminal's width, and of no width that matters in a pipe or a file."""
+    """Return rich's console on stdout: of the terminal's width, and of no width that matters in a pipe or a file.
+
+    Texts are printed as they are, names of users' columns and their reasons too: markup is read where a call asks for
+    it, and escapes what others wrote.
+    """
     from rich.console import Console
 
     fits = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if fits else _PIPED_WIDTH)
+    return Console(highlight=False, markup=False, emoji=False, width=None if fits else _PIPED_WIDTH)
 
 
 class ReglageGroup(click.Group):

@@ -64,4 +64,4 @@ def print_findings(findings: Sequence[Finding]) -> None:
     for finding in sorted(findings, key=lambda one: (not one.ok) + (not one.ok and one.needed)):
         mark = "[green]✓[/]" if finding.ok else "[red]✗[/]" if finding.needed else "[yellow]![/]"
         remedy = f"; {finding.remedy}" if finding.remedy and not finding.ok else ""
-        console.print(f"{mark} {finding.what:<10} {escape(finding.found + remedy)}", soft_wrap=True)
+        console.print(f"{mark} {finding.what:<10} {escape(finding.found + remedy)}", soft_wrap=True, markup=True)

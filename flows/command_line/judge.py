@@ -154,4 +154,4 @@ def _print(models: tuple[str, str], compared: Compared) -> None:
         lines.append(f"{compared.unread} replies said neither A, B nor C, and count as ties")
     lines.append(f"cost: {compared.cost.line()}")
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.print(line, soft_wrap=True)

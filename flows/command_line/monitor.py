@@ -40,17 +40,18 @@ def print_verdict(verdict: LiveVerdict, work: str, recipe: Path, overrides: tupl
     from ftlib.wording import counted
 
     console = stdout_console()
-    console.print(f"[bold]{verdict.title.lower()}[/]: {escape('; '.join(verdict.reasons))}", soft_wrap=True)
+    reasons = escape("; ".join(verdict.reasons))
+    console.print(f"[bold]{verdict.title.lower()}[/]: {reasons}", soft_wrap=True, markup=True)
     if verdict.done:
-        console.print(escape(verdict.done), soft_wrap=True)
+        console.print(verdict.done, soft_wrap=True)
     for drift in verdict.drift.drifts:
-        console.print(f"{drift}{'  drifted' if drift.large else ''}", soft_wrap=True, style="dim", markup=False)
+        console.print(f"{drift}{'  drifted' if drift.large else ''}", soft_wrap=True, style="dim")
     for text in verdict.drift.not_compared:
-        console.print(f"not compared: {text}", soft_wrap=True, style="dim", markup=False)
+        console.print(f"not compared: {text}", soft_wrap=True, style="dim")
     for window in verdict.quality:
         if window.judged:
             few = "  too few" if window.too_few else ""
-            console.print(f"{said_of(window, verdict.standard)}{few}", soft_wrap=True, style="dim", markup=False)
+            console.print(f"{said_of(window, verdict.standard)}{few}", soft_wrap=True, style="dim")
     reading = verdict.reading
     console.print(
         f"{verdict.model} ({verdict.alias}, entry {verdict.entry}): {counted(reading.answers, 'answer')}, "
@@ -64,11 +65,9 @@ def print_verdict(verdict: LiveVerdict, work: str, recipe: Path, overrides: tupl
             soft_wrap=True,
         )
     for reason, count in reading.left_out.items():
-        console.print(f"left out: {count:,} {reason}", soft_wrap=True, style="dim", markup=False)
+        console.print(f"left out: {count:,} {reason}", soft_wrap=True, style="dim")
     for reason, damage in reading.damaged.items():
-        console.print(
-            f"damaged: {damage.count:,} {reason}, first {damage.first}", soft_wrap=True, style="dim", markup=False
-        )
+        console.print(f"damaged: {damage.count:,} {reason}, first {damage.first}", soft_wrap=True, style="dim")
     print_page(console, "page", work, f"runs/{load_recipe(recipe, overrides).name}/monitor.html")
 
 

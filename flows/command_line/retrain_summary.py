@@ -16,9 +16,10 @@ def print_retraining(challenge: Challenge, work: str) -> None:
     from rich.markup import escape
 
     console = stdout_console()
-    console.print(f"[bold]{challenge.title.lower()}[/]: {escape('; '.join(challenge.reasons))}", soft_wrap=True)
+    reasons = escape("; ".join(challenge.reasons))
+    console.print(f"[bold]{challenge.title.lower()}[/]: {reasons}", soft_wrap=True, markup=True)
     if challenge.worth and challenge.worth.go:
-        console.print(f"trained because {escape(str(challenge.worth))}", soft_wrap=True, style="dim")
+        console.print(f"trained because {challenge.worth}", soft_wrap=True, style="dim")
     said = " ".join((*challenge.reasons, str(challenge.worth or "")))
     for line in (f"{name}: {changes}" for name, changes in challenge.changes.items()):
         if line not in said:  # the reasons name the files that are new

@@ -41,7 +41,7 @@ def print_summary(record: RunRecord, work: str) -> None:
         listed = page_in(work, f"runs/{evidence.recipe.name}/{record.report.suspects}")
         console.print(f"suspects   {line}: {listed}", soft_wrap=True)
     print_page(console, "report", work, f"runs/{evidence.recipe.name}/report.html")
-    console.print(_outcome(record.result, evidence.recipe.publish), soft_wrap=True)
+    console.print(outcome_line(record.result, evidence.recipe.publish), soft_wrap=True, markup=True)
     if record.wall_seconds:
         console.print(
             f"time       {record.wall_seconds:.0f} s: {record.work_seconds:.0f} s in the stages, "
@@ -93,13 +93,16 @@ def page_in(work: str, page: str) -> str:
     return f"{Workspace(work)}/{page}" if is_remote(work) else str(Path(work, page))
 
 
-def _outcome(result: ModelVersion | Refusal, publish: Publish) -> str:
+def outcome_line(result: ModelVersion | Refusal, publish: Publish) -> str:
+    """Say in rich's markup how a publication ended."""
+    from rich.markup import escape
+
     if isinstance(result, Refusal):
-        return "[bold]not published[/]: " + "; ".join(result.reasons)
+        return "[bold]not published[/]: " + escape("; ".join(result.reasons))
     state = "published " if result.created else "there already"
     lines = [
-        f"[bold]{state} {result.name}@{result.version}[/] in {result.registry}",
-        f"pull it    {_pull_command(result, publish.to)}",
+        f"[bold]{state} {result.name}@{result.version}[/] in {escape(result.registry)}",
+        f"pull it    {escape(_pull_command(result, publish.to))}",
         *(["adapter    in adapter/, beside the model; its README.md loads it"] if publish.adapter else []),
     ]
     return "\n".join(lines)

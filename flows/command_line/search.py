@@ -112,10 +112,10 @@ def _printing(record: "SearchRecord", asked: "Searched", work: str, seconds: flo
             title = f"{name} ({rows[0].role}, {counted(rows[0].rows, 'test row')})"
             print_results(console, title, [Line(row.model, row.metrics, row.chosen) for row in rows])
         for line in lines_of(record):
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(line, soft_wrap=True)
         console.print(f"page       {page_in(work, f'runs/{record.recipe}/search.html')}", soft_wrap=True)
         said = "it again   " if record.result else "publish it "
-        console.print(f"{said}{asked.command(record.overrides)}{_work(work)}", soft_wrap=True, markup=False)
+        console.print(f"{said}{asked.command(record.overrides)}{_work(work)}", soft_wrap=True)
         console.print(f"time       {seconds:.0f} s; trials took {record.seconds:.0f} s", style="dim")
 
     return print_search
@@ -159,4 +159,4 @@ def _as_record(record: "SearchRecord", asked: "Searched", work: str, seconds: fl
 def _print_plan(plan: "SearchPlan") -> None:
     console = stdout_console()
     for line in plan.lines():
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)

@@ -34,16 +34,16 @@ STOPPED_IN_A_STEP = "stopped in the middle of a step; the same command goes on f
 @contextmanager
 def shown() -> Generator[None]:
     """Show the stages' signs of life on stderr while the block runs."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     if not console.is_terminal:
         with listen(Lines(console)):
             yield
         return
     columns = (
-        TextColumn("{task.description:<28}"),
+        TextColumn("{task.description:<28}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}", style="cyan"),
+        TextColumn("{task.fields[facts]}", style="cyan", markup=False),
         TimeRemainingColumn(),
     )
     with Bars(*columns, console=console, transient=True) as bars, listen(TerminalBars(bars)):
@@ -89,7 +89,7 @@ class Lines:
             self.console.print(note_line(sign), soft_wrap=True)
         elif monotonic() - self._last.setdefault(sign.stage, monotonic()) > LINE_EVERY_SECONDS:
             self._last[sign.stage] = monotonic()
-            self.console.print(f"  {sign.stage}  {_how_far(sign)}  {facts_line(sign)}".rstrip())
+            self.console.print(f"  {sign.stage}  {_how_far(sign)}  {facts_line(sign)}".rstrip(), markup=False)
 
 
 def _how_far(sign: Progress) -> str:

@@ -130,6 +130,15 @@ def moving(registry: Path, tmp_path: Path) -> Path:
     return tmp_path / "moving"
 
 
+def test_reasons_and_names_are_printed_as_they_were_written(moving: Path):
+    why, who = "see [/x], [bot] and :x:", "[red]ann"
+    call(moving, "registry", "promote", "demo@1", "--who", who, "--why", why)
+    shown = call(moving, "registry", "history", "demo")
+    assert shown.exit_code == 0
+    assert f" {who} " in shown.stdout
+    assert f" {why}" in shown.stdout
+
+
 def test_promote_rollback_and_history(moving: Path):
     said = call(moving, "registry", "promote", "demo@1", "--who", "ann", "--why", "the first").stdout
     assert said == "demo@champion is now version 1, entry 1\n"
