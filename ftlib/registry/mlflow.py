@@ -11,11 +11,13 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftlib.config import Config
-from ftlib.errors import IntegrityError, RecipeError, StorageError, first_line
+from ftlib.errors import IntegrityError, RecipeError, ReglageError, StorageError, first_line
 from ftlib.registry.registry import ModelRegistry
 from ftlib.registry.signing import PublicKey
 from ftlib.registry.versions import Manifest, Version, differences
@@ -52,21 +54,23 @@ def export_to_mlflow(
     """Copy a version's files, metrics and lineage to MLflow, and the aliases that mean it now.
 
     Exporting it again moves the aliases only. Raises RecipeError if MLflow is not installed or the URI holds a secret,
-    StorageError if the server refuses, IntegrityError if the version is damaged or MLflow gives back other bytes; no
-    model version appears then.
+    StorageError if the server or its store of artifacts refuses, IntegrityError if the version is damaged or MLflow
+    gives back other bytes; no model version appears then.
     """
     if secret := secret_in(tracking_uri):
         raise RecipeError(f"--tracking-uri is {secret}; give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
-    client = mlflow_client(tracking_uri)
-    from mlflow.exceptions import MlflowException
-
     manifest = registry.manifest(version, key)
     aliases = [
         entry.alias
         for name in registry.aliases(version.name)
         if (entry := registry.alias(version.name, name)) and entry.version == version.version
     ]
-    try:
+    with _in_one_line(
+        f"MLflow at {tracking_uri}",
+        version,
+        "give --tracking-uri a running server (http://host:5000) or a database (sqlite:///mlflow.db)",
+    ):
+        client = mlflow_client(tracking_uri)
         exported: Any = _exported_before(client, version)
         created = exported is None
         if exported is None:
@@ -78,10 +82,6 @@ def export_to_mlflow(
             )
         for alias in aliases:
             client.set_registered_model_alias(version.name, alias, exported.version)
-    except MlflowException as error:
-        raise StorageError(
-            f"MLflow at {tracking_uri} refused {version}: {first_line(error)}; export it again when it is put right"
-        ) from error
     return Exported(
         model=version.name,
         version=str(exported.version),
@@ -89,6 +89,17 @@ def export_to_mlflow(
         aliases=tuple(aliases),
         created=created,
     )
+
+
+@contextmanager
+def _in_one_line(where: str, version: Version, remedy: str) -> Generator[None]:
+    """Turn whatever MLflow and the clients below it raise into StorageError: they share no class."""
+    try:
+        yield
+    except ReglageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{where} refused {version}: {first_line(error)}; {remedy}, and export it again") from error
 
 
 def mlflow_client(tracking_uri: str) -> MlflowClient:
@@ -136,11 +147,17 @@ def _copy(client: MlflowClient, run_id: str, registry: ModelRegistry, version: V
     try:
         with tempfile.TemporaryDirectory() as scratch:
             registry.pull(version, whole := Path(scratch, FOLDER), key)
-            client.log_artifacts(run_id, str(whole), FOLDER)
             source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
-            back = download_artifacts(
-                artifact_uri=source, dst_path=str(Path(scratch, "back")), tracking_uri=client.tracking_uri
-            )
+            with _in_one_line(
+                f"MLflow's store of artifacts at {source}",
+                version,
+                "give this machine the store's credentials and its client, or let the server keep the artifacts "
+                "(mlflow server --serve-artifacts)",
+            ):
+                client.log_artifacts(run_id, str(whole), FOLDER)
+                back = download_artifacts(
+                    artifact_uri=source, dst_path=str(Path(scratch, "back")), tracking_uri=client.tracking_uri
+                )
             if faults := list(differences(registry.manifest(version), Path(back))):
                 raise IntegrityError(
                     f"MLflow gives {version} back wrong: {faults[0].path} {faults[0].problem}; export it again"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from botocore.exceptions import NoCredentialsError
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -140,6 +141,29 @@ class TestMLflow:
         assert [run.info.status for run in server.search_runs([experiment])] == ["FAILED"]
         monkeypatch.undo()
         assert self.export(registry, version, server, tmp_path).created
+
+    @pytest.mark.parametrize(("uri", "said"), [("./mlruns", "maintenance mode"), ("ftp://x", "unsupported URI")])
+    def test_a_place_that_is_no_server(
+        self, registry: ModelRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
+    ):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(StorageError, match=rf"MLflow at {uri} refused demo@2: .*{said}.*; give --tracking-uri a"):
+            export_to_mlflow(registry, registry.version("demo"), uri)
+
+    def test_a_store_of_artifacts_that_refuses(
+        self, registry: ModelRegistry, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def refuse(*_: object) -> None:
+            raise NoCredentialsError
+
+        monkeypatch.setattr("mlflow.MlflowClient.log_artifacts", refuse)
+        manifest = registry.manifest(registry.version("demo")).model_copy(update={"name": "kept_back"})
+        version, _ = registry.publish(manifest, tmp_path / "model", "k2", fine, tmp_path)
+        said = r"MLflow's store of artifacts at .*/model refused kept_back@1: Unable to locate credentials; give this"
+        with pytest.raises(StorageError, match=said):
+            self.export(registry, version, server, tmp_path)
+        experiment = server.get_experiment_by_name(tmp_path.name).experiment_id
+        assert [run.info.status for run in server.search_runs([experiment])] == ["FAILED"]
 
     def test_a_server_that_is_not_there(self, registry: ModelRegistry, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
