@@ -64,6 +64,14 @@ def alias_name(alias: str) -> str:
     return alias
 
 
+def is_alias(name: str) -> bool:
+    """Say whether a folder's name can be an alias's."""
+    try:
+        return bool(alias_name(name))
+    except RecipeError:
+        return False
+
+
 def aliases_path(name: str) -> str:
     """Return the folder of a model's aliases."""
     return f"models/{name}/aliases"

@@ -58,7 +58,7 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
     objects = list(collectable(store))  # before the versions, so that what is committed meanwhile is not called garbage
     check = _Check(registry)
     leases = tuple(held.lease.who for held in check.attempt("leases", lambda: held_leases(store)) or ())
-    models = check.attempt("registry.json", registry.models) or []
+    models = check.attempt("registry.json", lambda: _model_folders(registry)) or []
     for name in models:
         if check.attempt(f"models/{name}", lambda name=name: model_name(name)):
             check.versions_of(name)
@@ -77,6 +77,12 @@ def fsck(registry: RegistryReader, *, deep: bool = False) -> Examination:
         leases=leases,
         temporary=tuple(store.leftovers(remove=False)),
     )
+
+
+def _model_folders(registry: RegistryReader) -> list[str]:
+    """Return what lies among the models, whatever it is called."""
+    registry.check_format()
+    return folders(registry.store, "models")
 
 
 class _Check:
@@ -140,7 +146,7 @@ class _Check:
         return None
 
     def aliases_of(self, name: str) -> None:
-        for alias in self.registry.aliases(name):
+        for alias in folders(self.registry.store, aliases_path(name)):
             self.aliases += 1
             self.attempt(f"{aliases_path(name)}/{alias}", lambda alias=alias: self._alias(name, alias))
 

@@ -6,7 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 from ftlib.errors import IntegrityError, StorageError
-from ftlib.registry.aliases import AliasEntry, AliasLog, aliases_path
+from ftlib.registry.aliases import AliasEntry, AliasLog, aliases_path, is_alias
 from ftlib.registry.signing import PublicKey, signature_path, signatures_path
 from ftlib.registry.versions import (
     FORMAT,
@@ -14,6 +14,7 @@ from ftlib.registry.versions import (
     Format,
     Manifest,
     Version,
+    is_model_name,
     manifest_path,
     model_name,
     numbers_in,
@@ -37,7 +38,7 @@ class RegistryReader:
     def models(self) -> list[str]:
         """Return the names that have been published. Raises StorageError if there is no registry here."""
         self.check_format()
-        return folders(self.store, "models")
+        return [name for name in folders(self.store, "models") if is_model_name(name)]  # consoles leave folders, too
 
     def version_numbers(self, name: str) -> list[int]:
         """Return the numbers of a model's commits, in order."""
@@ -129,7 +130,7 @@ class RegistryReader:
 
     def aliases(self, name: str) -> list[str]:
         """Return the aliases a model ever had."""
-        return folders(self.store, aliases_path(model_name(name)))
+        return [alias for alias in folders(self.store, aliases_path(model_name(name))) if is_alias(alias)]
 
     def alias(self, name: str, alias: str) -> AliasEntry | None:
         """Return what an alias means now, or None if it was never set."""

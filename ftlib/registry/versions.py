@@ -232,6 +232,14 @@ def model_name(name: str) -> str:
         ) from None
 
 
+def is_model_name(name: str) -> bool:
+    """Say whether a folder's name can be a model's."""
+    try:
+        return bool(model_name(name))
+    except RecipeError:
+        return False
+
+
 def manifest_path(name: str, sha256: str) -> str:
     """Return where a manifest is in the registry."""
     return f"models/{name}/manifests/{sha256}.json"

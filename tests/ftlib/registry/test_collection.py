@@ -118,6 +118,32 @@ class TestSweep:
         assert Collector(ModelRegistry(anew)).collect(delete=True).temporary == (".tmp/host-1-x",)
         assert not left.exists()
 
+    def test_what_others_left_there_is_nobodys_garbage(self, store: Store, collector: Collector, days: Days):
+        blob = next(path for path in stored(store, "blobs") if path != GARBAGE)
+        strange = [
+            "models/.ipynb_checkpoints/x",
+            "models/m/manifests/@eaDir/x",
+            "models/m/signatures/@eaDir/x",
+            "models/m/aliases/.ipynb_checkpoints/x",
+            f"{blob[:15]}@eaDir/x",
+            f"{GARBAGE}.bak",
+            "blobs/sha256/@eaDir/x",
+        ]
+        for path in strange:
+            store.create(path, b"?")
+        assert run(collector, days, 4, 4).deleted == (GARBAGE,)
+        assert all(store.size(path) == 1 for path in strange)
+        assert collector.registry.models() == ["m"]
+        assert collector.registry.aliases("m") == []
+
+    def test_versions_under_another_name_stop_everything(self, store: Store, collector: Collector, days: Days):
+        run(collector, days, 4)
+        store.create("models/m.bak/versions/00000001.json", b"{}")
+        days.pass_(30)
+        with pytest.raises(IntegrityError, match=r"models/m\.bak holds versions, and 'm\.bak' is no model's name"):
+            collector.collect(delete=True)
+        assert store.size(GARBAGE) == 7
+
 
 class TestClocks:
     def test_one_wrong_clock_deletes_nothing(self, collector: Collector, days: Days):
