@@ -159,15 +159,16 @@ class ModelRegistry(RegistryReader):
         downloaded, if `key` is given and did not sign it.
         """
         manifest = self.manifest(version, key)
-        while not _is_pulled(version, manifest, target):
+        while True:
             with local_errors(target):
+                if _is_pulled(version, manifest, target):
+                    return False
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
                     whole = Path(scratch, "whole")
                     download(self.store, manifest, whole, _nothing, durable=True)
                     if take_name(whole, target):
                         return True
-        return False
 
     def folder_of(self, spec: str, cache: Path) -> Path:
         """Return a folder of `cache` with the version that `name@3` or `name@champion` means now; pulled once."""

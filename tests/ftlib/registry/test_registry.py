@@ -1,5 +1,6 @@
 """The protocol under races, kills, damage and liars; each against a folder and against an S3 server."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -231,6 +232,22 @@ class TestPull:
         version, _ = publish(store, tmp_path, "k", FILES)
         (tmp_path / "out").mkdir()
         assert ModelRegistry(store).pull(version, tmp_path / "out")
+
+    def test_a_folder_that_this_user_may_not_read_is_one_line(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        version, _ = publish(store, tmp_path, "k", FILES)
+        (out := tmp_path / "out").mkdir()
+        iterdir = Path.iterdir
+
+        def refuse(path: Path) -> Iterator[Path]:
+            if path == out:  # root ignores modes
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return iterdir(path)
+
+        monkeypatch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(StorageError, match=r"/out: Permission denied; this user may not: change its permissions"):
+            ModelRegistry(store).pull(version, out)
 
     def test_a_manifest_cannot_write_outside(self, store: Store, tmp_path: Path):
         version, _ = publish(store, tmp_path, "k", FILES)
