@@ -131,9 +131,9 @@ class S3Store(Store):
     @override
     def get_file(self, path: str, target: Path, sha256: str) -> None:
         """Download in parts that several requests fetch at once, and hash them in order while they come."""
-        size = self.size(path)
+        where, size = f"{self.uri}/{path}", self.size(path)
         if size is None:
-            raise IntegrityError(missing(f"{self.uri}/{path}"))
+            raise IntegrityError(missing(where))
 
         with local_errors(target, size), appearing(target) as stream:
             file = stream.fileno()
@@ -141,7 +141,10 @@ class S3Store(Store):
             def get(first: int) -> range:
                 span = range(first, min(first + RANGE_BYTES, size))
                 whose = {"Bucket": self.bucket, "Key": self._key(path)}
-                self.client.read_into(file, span, f"reading {self.uri}/{path}", **whose)
+                try:
+                    self.client.read_into(file, span, f"reading {where}", **whose)
+                except (EOFError, FileNotFoundError):
+                    raise IntegrityError(f"{where} was replaced or removed while it was read; run again") from None
                 return span
 
             running, buffer = hashlib.sha256(), memoryview(bytearray(HASH_BYTES))
@@ -149,7 +152,7 @@ class S3Store(Store):
                 for start in span[::HASH_BYTES]:
                     count = os.preadv(file, [buffer[: span.stop - start]], start)
                     running.update(buffer[:count])
-            expect(sha256, running.hexdigest(), f"{self.uri}/{path}")
+            expect(sha256, running.hexdigest(), where)
 
     @override
     def list(self, folder: str) -> list[str]:

@@ -366,6 +366,17 @@ class TestS3:
         with pytest.raises(StorageError, match="set AWS_ACCESS_KEY_ID"):
             S3Store("b", "", s3_endpoint).create("a", b"")
 
+    def test_an_object_that_goes_or_shrinks_while_it_is_read_is_named(
+        self, s3_store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        s3_store.create("short", b"abc")
+        monkeypatch.setattr(s3_store, "size", lambda _: 6)
+        monkeypatch.setattr(s3_module, "RANGE_BYTES", 4)
+        for path in ("gone", "short"):
+            with pytest.raises(IntegrityError, match=f"/{path} was replaced or removed while it was read; run again"):
+                s3_store.get_file(path, tmp_path / path, "0" * 64)
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_failed_upload_leaves_no_parts_behind(
         self, s3_store: S3Store, bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
