@@ -33,17 +33,21 @@ def export_folder(registry: ModelRegistry, version: Version, target: Path, key: 
                 _check_same(registry, version, manifest, target, Path(scratch))
                 return False
             registry.pull(version, whole := Path(scratch, "whole"), key)
-            (whole / CARD).write_text(card(version, manifest, whole / CARD), encoding="utf-8")
+            (whole / CARD).write_bytes(card(version, manifest, whole / CARD).encode())
             whole.rename(target)
     return True
 
 
 def card(version: Version, manifest: Manifest, original: Path) -> str:
-    """Return the exported card: the version's own, or a short one, with its name, number and results."""
+    """Return the exported card: the version's own, or a short one, with its name, number and results.
+
+    Bytes of its own that are no UTF-8 are replaced by the sign for that.
+    """
     from huggingface_hub import ModelCard
 
     plain = f"---\n---\n\n# {version.name}\n\n{escaped(manifest.description)}\n"
-    model_card: Any = ModelCard(original.read_text(encoding="utf-8") if original.is_file() else plain)
+    own = original.read_text(encoding="utf-8", errors="replace") if original.is_file() else plain
+    model_card: Any = ModelCard(own)
     if model_card.data.eval_results is None:
         model_card.data.model_name, model_card.data.eval_results = (
             version.name,
@@ -75,8 +79,8 @@ def _check_same(registry: ModelRegistry, version: Version, manifest: Manifest, t
     for file in manifest.files:
         if file.path == CARD:
             registry.store.get_file(file.blob, scratch / CARD, file.sha256)
-    own_card = target / CARD
-    same = own_card.is_file() and own_card.read_text(encoding="utf-8") == card(version, manifest, scratch / CARD)
+    there, ours = target / CARD, card(version, manifest, scratch / CARD).encode()
+    same = there.is_file() and there.read_bytes() == ours
     faults = [f"{fault.path} {fault.problem}" for fault in differences(manifest, target) if fault.path != CARD]
     if faults or not same:
         raise StorageError(

@@ -66,6 +66,7 @@ class TestFolder:
             export_folder(registry, registry.version("demo", 1), tmp_path / "out")
         for change, said in (
             (lambda: (tmp_path / "out" / "README.md").write_text("changed"), "README.md has other bytes"),
+            (lambda: (tmp_path / "out" / "README.md").write_bytes(b"\xff\xfe"), "README.md has other bytes"),
             (lambda: (tmp_path / "out" / "mine.txt").write_text("x"), "mine.txt is not part of the version"),
         ):
             change()
@@ -73,6 +74,17 @@ class TestFolder:
                 export_folder(registry, version, tmp_path / "out")
         assert (tmp_path / "out" / "mine.txt").read_text() == "x"
         assert [path.name for path in tmp_path.glob(".out.*")] == []
+
+    def test_a_card_in_another_encoding_is_exported_with_what_can_be_read(
+        self, registry: ModelRegistry, tmp_path: Path
+    ):
+        (tmp_path / "model" / "README.md").write_bytes("# Müll\r\n".encode("latin-1"))
+        files = tuple(file_of(tmp_path / "model", name) for name in ("README.md", "config.json"))
+        manifest = registry.manifest(registry.version("demo")).model_copy(update={"files": files})
+        version, _ = registry.publish(manifest, tmp_path / "model", "latin", fine, tmp_path)
+        assert export_folder(registry, version, tmp_path / "out")
+        assert "# M\ufffdll" in (tmp_path / "out" / "README.md").read_text()
+        assert not export_folder(registry, version, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
