@@ -36,7 +36,10 @@ class RegistryReader:
         self.store = store
 
     def models(self) -> list[str]:
-        """Return the names that have been published. Raises StorageError if there is no registry here."""
+        """Return the names that have been published, or whose first publish has not ended.
+
+        Raises StorageError if there is no registry here.
+        """
         self.check_format()
         return [name for name in folders(self.store, "models") if is_model_name(name)]  # consoles leave folders, too
 
@@ -70,10 +73,21 @@ class RegistryReader:
         if number is None and numbers and (version := self.find(name, numbers[-1])):
             return version
         if not numbers:
-            models = self.models()
-            there = f"it has {', '.join(models) or 'none'}{meant(name, models)}"
-            raise StorageError(f"{self.store.uri} has no model {name!r}; {there}")
+            raise self._no_version(name)
         raise StorageError(f"{self.store.uri} has no {name}@{number}; the versions are {spans(numbers)}")
+
+    def _no_version(self, name: str) -> StorageError:
+        models = self.models()
+        if name in models:
+            return StorageError(
+                f"{self.store.uri} has no version of {name!r} yet: no publish of it has ended; if none is going on, "
+                "publish it again"
+            )
+        with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
+            has_version = pool.map(self.version_numbers, models)
+            published = [model for model, numbers in zip(models, has_version, strict=True) if numbers]
+        there = f"it has {', '.join(published) or 'none'}{meant(name, published)}"
+        return StorageError(f"{self.store.uri} has no model {name!r}; {there}")
 
     def resolve(self, spec: str) -> Version:
         """Return the version that `name`, `name@3` or `name@champion` means now.

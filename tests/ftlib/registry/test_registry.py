@@ -270,6 +270,16 @@ class TestReading:
         with pytest.raises(StorageError, match=r"no model 'n'; it has m"):
             registry.version("n")
 
+    def test_a_model_whose_publish_was_killed_is_not_offered(self, store: Store, tmp_path: Path):
+        publish(store, tmp_path, "a", FILES)
+        store.create(f"models/emp/manifests/{'ab' * 32}.json", b"{}")
+        registry = ModelRegistry(store)
+        for spec in ("emp", "emp@1", "emp@champion"):
+            with pytest.raises(StorageError, match=r"has no version of 'emp' yet: .*; if none is going on, publish it"):
+                registry.resolve(spec)
+        with pytest.raises(StorageError, match=r"no model 'empp'; it has m$"):
+            registry.version("empp")
+
     def test_another_format_is_refused(self, store: Store, tmp_path: Path):
         store.create("registry.json", record_bytes(Format(format=FORMAT + 1)))
         with pytest.raises(StorageError, match=f"has format {FORMAT + 1}, this program knows {FORMAT}"):
