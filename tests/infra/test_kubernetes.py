@@ -635,6 +635,8 @@ CREATE_ONLY = {"s3:if-none-match": "false"}
         ("s3:PutObject", "registry/blobs/sha256/ab/abcd", {"publisher"}),
         ("s3:PutObject", "work/blobs/sha256/ab/abcd", {"trainer"}),
         ("s3:PutObject", "rows/new.jsonl", set()),
+        ("s3:PutObject", "registry/probes/abc.json", {"publisher", "collector"}),  # who writes tries the KMS key first
+        ("s3:PutObject", "work/probes/abc.json", {"trainer", "collector"}),
         ("s3:DeleteObject", "registry/blobs/sha256/ab/abcd", {"collector"}),
         ("s3:DeleteObject", VERSION_KEY, set()),
         ("s3:DeleteObject", "registry/models/m/aliases/champion/00000001.json", set()),
