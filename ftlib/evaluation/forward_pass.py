@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -31,14 +31,15 @@ ROWS = 32
 
 @dataclass(frozen=True)
 class Share:
-    """Every `of`-th batch, from the `index`-th on."""
+    """One of `of` lists of batches that are about equally much work, of all batches or of those of another share."""
 
     index: int
     of: int
+    within: Share | None = None
 
     def parts(self, count: int) -> list[Share]:
         """Return shares of it that together have its batches, each once."""
-        return [Share(self.index + i * self.of, self.of * count) for i in range(count)]
+        return [Share(i, count, self) for i in range(count)]
 
 
 EVERYTHING = Share(0, 1)
@@ -48,14 +49,36 @@ Batches = Iterator[tuple[Int[np.ndarray, " batch"], AbstractContextManager[Batch
 
 
 def batches_of(split: PreparedSplit, share: Share = EVERYTHING) -> list[Int[np.ndarray, " batch"]]:
-    """Return a share of the split's batches.
+    """Return a share of the split's batches, longest first.
 
     All batches are a pure function of the rows' sizes: the same for every model and any number of workers, so that
     models differ by their weights alone and not by padding.
     """
-    largest = KINDS[split.kind].head().largest_batch
-    size = max(1, min(ROWS, largest // max(1, int(split.sizes.max(initial=0)))))
-    return by_length(split.sizes, size)[share.index :: share.of]
+    if share.within is not None:
+        batches = batches_of(split, share.within)
+    else:
+        largest = KINDS[split.kind].head().largest_batch
+        size = max(1, min(ROWS, largest // max(1, int(split.sizes.max(initial=0)))))
+        batches = by_length(split.sizes, size)
+    if share.of == 1:
+        return batches
+    return [batches[i] for i in _dealt([_places(split, rows) for rows in batches], share.of)[share.index]]
+
+
+def _places(split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> int:
+    """Return what a batch takes: its rows, each as wide as the widest."""
+    return len(rows) * max(1, int(split.sizes[rows].max()))
+
+
+def _dealt(work: Sequence[int], count: int) -> list[list[int]]:
+    """Deal jobs to so many lists, the largest first, each to the list that has the least; return their places."""
+    lists: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for place in sorted(range(len(work)), key=lambda place: -work[place]):
+        least = loads.index(min(loads))
+        lists[least].append(place)
+        loads[least] += work[place]
+    return [sorted(places) for places in lists]
 
 
 def predict_split(

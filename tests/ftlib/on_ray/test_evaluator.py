@@ -82,13 +82,18 @@ def job(data: PreparedDataset, *ends: Checkpoint, workers: int, metrics: Any = M
 
 @given(rows=st.integers(1, 300), of=st.integers(1, 9), seed=st.integers(0, 99))
 @settings(max_examples=40)
-def test_shares_are_whole_batches_and_together_all_of_them(rows: int, of: int, seed: int) -> None:
+def test_shares_are_whole_batches_of_equal_work_and_together_all_of_them(rows: int, of: int, seed: int) -> None:
     split = object.__new__(PreparedSplit)  # nothing but sizes is asked of it
     split.kind, split.sizes = "labeled", np.random.default_rng(seed).integers(1, 200, rows)
     whole = [batch.tolist() for batch in batches_of(split, EVERYTHING)]
     shares = [[batch.tolist() for batch in batches_of(split, Share(i, of))] for i in range(of)]
     assert sorted(batch for share in shares for batch in share) == sorted(whole)
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert all(share == sorted(share, key=whole.index) for share in shares)
+    work = [[len(batch) * int(split.sizes[batch].max()) for batch in share] for share in shares]
+    most = max(work, key=sum)
+    assert sum(most) - min(map(sum, work)) <= min(most)  # without the last that it was dealt, it had the least
+    parts = [batches_of(split, part) for share in EVERYTHING.parts(2) for part in share.parts(of)]
+    assert sorted(batch.tolist() for part in parts for batch in part) == sorted(whole)
     assert sorted(row for batch in whole for row in batch) == list(range(rows))
 
 
