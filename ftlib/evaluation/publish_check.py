@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ from ftlib.models.pipelines import write_pipeline
 from ftlib.models.quiet import quiet
 from ftlib.models.with_diffusers import LORA, import_diffusers
 
+T = TypeVar("T")
+
 ROWS = 8
 TOLERANCE = 1e-5
 ADAPTER_TOLERANCE = 1e-3
@@ -57,11 +60,14 @@ def logit_difference(folder: Path, candidate: Candidate, data: PreparedDataset) 
     Raises IntegrityError if the difference is above `TOLERANCE` (`PADDING_TOLERANCE` from the rows alone) or no
     number, or if labels are named otherwise; ModelError if the folder does not load.
     """
-    ours = model_of(candidate, data.kind)
-    theirs = _as_a_stranger(folder, data.kind)
-    _check_labels(theirs, candidate.end.labels)
-    _check_tokenizer(theirs, folder, data.kind)
-    return _compared("model", theirs, ours, candidate, data, TOLERANCE)
+
+    def theirs() -> nn.Module:
+        model = _as_a_stranger(folder, data.kind)
+        _check_labels(model, candidate.end.labels)
+        _check_tokenizer(model, folder, data.kind)
+        return model
+
+    return _compared("model", theirs, candidate, data, TOLERANCE)
 
 
 def folder_difference(folder: Path, measured: Candidate, kind: BatchKind, data: PreparedDataset | None) -> float:
@@ -69,15 +75,22 @@ def folder_difference(folder: Path, measured: Candidate, kind: BatchKind, data: 
 
     Whatever its files hold, both are read as fp32: bf16 answers differ by their rounding alone.
     """
-    theirs = _as_a_stranger(folder, kind, dtype=torch.float32)
-    _check_labels(theirs, measured.end.labels)
-    _check_tokenizer(theirs, folder, kind)
-    ours = model_of(measured, kind)
+
+    def theirs() -> nn.Module:
+        model = _as_a_stranger(folder, kind, dtype=torch.float32)
+        _check_labels(model, measured.end.labels)
+        _check_tokenizer(model, folder, kind)
+        return model
+
     if data is not None:
-        return _compared("model", theirs, ours, measured, data, TOLERANCE)
-    rows = text_rows(kind, load_tokenizer(folder), limits_of(folder).positions, theirs)
-    together, _ = answers_to(ours, kind, rows)
-    return _judged("model", measured, *answers_to(theirs, kind, rows), together, TOLERANCE)
+        return _compared("model", theirs, measured, data, TOLERANCE)
+
+    def on_texts(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        return answers_to(model, kind, text_rows(kind, load_tokenizer(folder), limits_of(folder).positions, model))
+
+    read_back = _asked(theirs, on_texts)
+    together, _ = _asked(lambda: model_of(measured, kind), on_texts)
+    return _judged("model", measured, *read_back, together, TOLERANCE)
 
 
 def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: PreparedDataset) -> float:
@@ -87,12 +100,14 @@ def adapter_difference(folder: Path, base: Path, candidate: Candidate, data: Pre
     """
     from peft import PeftModel
 
-    ours = model_of(candidate, data.kind)
-    # The head is as random as a stranger's: what the adapter does not bring shows.
-    bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))
-    with quiet():
-        theirs: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
-    return _compared("adapter", theirs.eval(), ours, candidate, data, ADAPTER_TOLERANCE)
+    def theirs() -> nn.Module:
+        # The head is as random as a stranger's: what the adapter does not bring shows.
+        bare, _ = load_with_gaps(base, data.kind, **KINDS[data.kind].head().config(candidate.end.labels))
+        with quiet():
+            model: Any = PeftModel.from_pretrained(cast(Any, bare), folder)
+        return model.eval()
+
+    return _compared("adapter", theirs, candidate, data, ADAPTER_TOLERANCE)
 
 
 def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, data: PreparedDataset) -> float:
@@ -104,27 +119,30 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
     from peft import PeftModel
     from transformers import AutoConfig
 
-    ours = model_of(candidate, data.kind)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     loading: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
     if base.quantization:
         loading["quantization_config"] = stock_config(base.quantization, read_adapter(folder).get("modules_to_save"))
-    with quiet():
-        stock: Any = (
-            KINDS[data.kind]
-            .head()
-            .auto_class.from_pretrained(
-                base.folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
+
+    def theirs() -> nn.Module:
+        with quiet():
+            stock: Any = (
+                KINDS[data.kind]
+                .head()
+                .auto_class.from_pretrained(
+                    base.folder, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, **loading
+                )
             )
-        )
-        stock = stock.dequantize() if base.quantization else stock
-        if read_adapter(folder)["peft_type"] == BOTTLENECK:
-            theirs: Any = put_bottlenecks_over(stock, folder)
-        else:
-            theirs = answering_for_its_input(cast(Any, PeftModel.from_pretrained(stock, folder)))
-    _check_labels(theirs, candidate.end.labels)
-    _check_tokenizer(theirs, folder, data.kind)
-    return _compared("adapter", theirs.eval(), ours, candidate, data, TOLERANCE)
+            stock = stock.dequantize() if base.quantization else stock
+            if read_adapter(folder)["peft_type"] == BOTTLENECK:
+                model: Any = put_bottlenecks_over(stock, folder)
+            else:
+                model = answering_for_its_input(cast(Any, PeftModel.from_pretrained(stock, folder)))
+        _check_labels(model, candidate.end.labels)
+        _check_tokenizer(model, folder, data.kind)
+        return model.eval()
+
+    return _compared("adapter", theirs, candidate, data, TOLERANCE)
 
 
 def drawn_difference(folder: Path, candidate: Candidate, data: PreparedDataset) -> float:
@@ -253,16 +271,29 @@ def check_chat_template(folder: Path, candidate: Candidate, format: Format) -> N
 
 
 def _compared(
-    what: str, theirs: nn.Module, ours: nn.Module, candidate: Candidate, data: PreparedDataset, tolerance: float
+    what: str, theirs: Callable[[], nn.Module], candidate: Candidate, data: PreparedDataset, tolerance: float
 ) -> float:
-    """Return the largest difference of two models' logits, in one padded batch and row by row.
+    """Return the largest difference of what was read back from the candidate, in one padded batch and row by row.
 
     Raises IntegrityError if it is beyond `tolerance`.
     """
     split = open_split(split_file(data.path, REPORT), candidate.end.labels)
     rows = _some_rows(split)
-    alone = [one for i in range(len(rows)) for one in _logits(theirs, split, rows[i : i + 1])]
-    return _judged(what, candidate, _logits(theirs, split, rows), alone, _logits(ours, split, rows), tolerance)
+
+    def together_and_alone(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        alone = [one for i in range(len(rows)) for one in _logits(model, split, rows[i : i + 1])]
+        return _logits(model, split, rows), alone
+
+    read_back = _asked(theirs, together_and_alone)
+    ours = _asked(lambda: model_of(candidate, data.kind), lambda model: _logits(model, split, rows))
+    return _judged(what, candidate, *read_back, ours, tolerance)
+
+
+def _asked(load: Callable[[], nn.Module], ask: Callable[[nn.Module], T]) -> T:
+    """Ask a model and let go of it: two whole ones at a time may be more than the machine has memory for."""
+    answer = ask(load())
+    gc.collect()  # a model may hold itself
+    return answer
 
 
 def _judged(

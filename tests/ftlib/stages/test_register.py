@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+)
 
 import ftlib.merging.adapters as adapters
 import ftlib.merging.candidate_weights as merge
@@ -275,6 +281,22 @@ def test_a_published_adapter_over_the_base_is_the_published_model(make, tmp_path
     torch.testing.assert_close(run.logits(over), run.logits(merged), rtol=0, atol=2e-5)
     config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/base", "a" * 40)
+
+
+def test_the_gate_has_one_whole_model_in_memory_at_a_time(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The published one, the measured one, the base under the adapter: each is gone when the next is made."""
+    run, made, together = with_adapter(make(), tmp_path / "lora", 0.4), list[weakref.ref[Any]](), list[int]()
+    begin = BertForSequenceClassification.__init__
+
+    def counted(self: Any, *given: Any, **named: Any) -> None:
+        made.append(weakref.ref(self))
+        together.append(sum(model() is not None for model in made))
+        begin(self, *given, **named)
+
+    monkeypatch.setattr(BertForSequenceClassification, "__init__", counted)
+    published(run)
+    assert len(made) >= 4
+    assert max(together) == 1
 
 
 @pytest.mark.parametrize("name", ["package:some_module/model", "owner/base@" + "a" * 40])
