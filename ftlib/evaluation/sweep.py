@@ -5,15 +5,18 @@ these layers say the same of a batch for every candidate: their output is kept, 
 Of a linear probe that is all but the head; of a phase that froze layers, those below the first that trained; of LoRA
 in every layer, or of a full fine-tune, it is nothing.
 
-No number depends on what is kept. A kept output is what the same kernels gave for the same inputs, and the model shows
-on one batch that it goes on from there to the bits that it said in full; else it is asked in full ever after.
+Where a head reads one place of a row, the last layer is computed for it alone: see `first_place`.
+
+No number depends on what is kept or left out. A kept output is what the same kernels gave for the same inputs, and the
+model shows on one batch that it goes on from there to the bits that it said in full; else it is asked in full ever
+after. Without the other places it shows that on a batch of each shape.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -21,6 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ftlib.evaluation.first_place import REFUSALS, FirstPlace
 from ftlib.evaluation.forward_pass import EVERYTHING, Batches, Share, batches_of
 from ftlib.kinds.batch import Batch
 from ftlib.kinds.collate import Collator
@@ -43,6 +47,7 @@ class Sweep:
         self._batches: dict[int, Batch] = {}
         self._model: nn.Module | None = None
         self._chain: Chain | None = None
+        self._place: FirstPlace | None = None
         self._outputs: _Outputs | None = None
 
     def batches(self, model: nn.Module, holds: Holds | None = None, next_holds: Holds | None = None) -> Batches:
@@ -65,7 +70,7 @@ class Sweep:
             self._collate = collate
         if model is not self._model:
             self._forget()
-            self._model, self._chain = model, None
+            self._model, self._chain, self._place = model, None, None
 
     def _forget(self) -> None:
         if self._outputs is not None:
@@ -85,31 +90,57 @@ class Sweep:
         if holds is None or next_holds is None or not self._room or not self._rows:
             return
         if self._chain is None:
-            with torch.inference_mode():
-                self._chain = Chain.of(model, lambda: model(**self._one_row()))
+            self._chain, self._place = self._looked_at(model)
         if depth := self._chain.common(holds, next_holds):
             self._outputs = _Outputs(holds, self._chain.blocks[:depth])
 
-    def _one_row(self) -> Mapping[str, Tensor]:
+    @torch.inference_mode()
+    def _looked_at(self, model: nn.Module) -> tuple[Chain, FirstPlace | None]:
+        """Find out on one row, the longest, how a model is made."""
         assert self._collate is not None
-        return self.split.batch(self._rows[-1][-1:], self._collate).inputs
+        kind, inputs = KINDS[self.split.kind], self.split.batch(self._rows[0][:1], self._collate).inputs
+        chain = Chain.of(model, lambda: model(**inputs))
+        if not kind.reads_one_place:
+            return chain, None
+        return chain, FirstPlace.of(chain.blocks, lambda: kind.head().logits(model(**inputs)))
 
     @contextmanager
     def _open(self, model: nn.Module, i: int) -> Generator[Batch]:
-        batch, kept = self._batch(i), self._outputs
-        if kept is None:
+        batch, kept, place = self._batch(i), self._outputs, self._place
+        with ExitStack() as ways:
+            if place is not None and place.serves(batch):
+                ways.enter_context(place.alone())
+            if kept is not None and i in kept.of:
+                ways.enter_context(_going_on(kept.blocks, kept.of[i]))
+            elif kept is not None or (place is not None and not place.knows(batch)):
+                ways.enter_context(self._learning(model, i, batch))
             yield batch
-        elif i in kept.of:
-            with _going_on(kept.blocks, kept.of[i]):
-                yield batch
-        else:
-            with _hearing(kept.blocks[-1]) as heard, _asking(model) as asked:
-                yield batch
-            # Heard more often, it was asked about parts of the batch.
-            if len(heard) == len(asked) == 1 and (size := _bytes(heard[0])) <= self._room:
-                kept.of[i] = heard[0]
-                self._room -= size
-                self._show(model, kept, i, asked[0])
+
+    @contextmanager
+    def _learning(self, model: nn.Module, i: int, batch: Batch) -> Generator[None]:
+        """Hear what a model says of a batch on its way, for whoever is asked next."""
+        kept, place = self._outputs, self._place
+        place = None if place is None or place.knows(batch) else place
+        with ExitStack() as ears:
+            heard = ears.enter_context(_hearing(kept.blocks[-1])) if kept is not None else []
+            before = ears.enter_context(_hearing(place.before[-1])) if place is not None else []
+            asked = ears.enter_context(_asking(model))
+            yield
+        # Heard more often, it was asked about parts of the batch.
+        if place is not None:
+            whole = len(before) == len(asked) == 1
+            place.learn(batch, whole and self._same_at_one_place(model, place, before[0], asked[0]))
+        if kept is not None and len(heard) == len(asked) == 1 and (size := _bytes(heard[0])) <= self._room:
+            kept.of[i] = heard[0]
+            self._room -= size
+            self._show(model, kept, i, asked[0])
+
+    def _same_at_one_place(self, model: nn.Module, place: FirstPlace, before: Any, asked: _Asked) -> bool:
+        """Ask the last block again, for one place, and say whether the model comes to the bits that it came to."""
+        logits = KINDS[self.split.kind].head().logits
+        with suppress(*REFUSALS), _going_on(place.before, before), place.alone():
+            return torch.equal(logits(model(*asked.given, **asked.named)), logits(asked.answer))
+        return False
 
     def _show(self, model: nn.Module, kept: _Outputs, i: int, asked: _Asked) -> None:
         """Have the model show, once, that going on from what it said comes to the bits that it came to in full."""
