@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from benchmarks.machine import describe_machine
-from benchmarks.rounds import print_result, print_table
+from benchmarks.rounds import can_record, print_result, print_table
 from ftlib.fingerprint import file_digest
 from ftlib.training.checkpoints.resumable import Checkpoints, State
 from ftlib.training.checkpoints.run_place import run_place
@@ -32,6 +32,7 @@ from ftlib.training.group import Group
 @click.option("--rounds", type=int, default=4, show_default=True, help="The first, which takes the memory, is apart.")
 @click.option("--gpu", is_flag=True, help="The tensors are a GPU's.")
 @click.option("--folder", type=click.Path(path_type=Path), default=None, help="Where to write; the system's if unset.")
+@can_record
 def main(millions: int, rounds: int, gpu: bool, folder: Path | None) -> None:
     """Measure seconds that a step waits, and until the checkpoint is whole."""
     device = torch.device("cuda", 0) if gpu else torch.device("cpu")

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import click
 
 from benchmarks.machine import cores, describe_machine
-from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, spread
+from benchmarks.rounds import can_record, fresh_process, interleaved, middle, print_result, print_table, spread
 from ftlib.stages.evaluate import EvaluateJob, evaluate
 from ftlib.stages.step import walk
 from ftlib.workspace import Workspace
@@ -38,6 +38,7 @@ TARGETS = {"evaluation_over_before": 0.5}
 @click.option("--rows", type=int, default=175, show_default=True, help="Of each library; comments have fewer.")
 @click.option("--repetitions", type=int, default=2, show_default=True)
 @click.option("--threads", type=int, default=None, help="CPU threads; all cores if not given.")
+@can_record
 def main(recipe: Path, work: Path, rows: int, repetitions: int, threads: int | None) -> None:
     """Measure the quickstart's evaluation against evaluations of its candidates one by one."""
     jobs = evaluate_jobs(recipe, work.absolute(), rows)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,14 +20,14 @@ import torch
 from benchmarks.gpu_contestants import Task
 from benchmarks.gpu_settings import DEFAULTS, NAMES, OURS, SIZES, TUNED, Contestant, Size, settings_of
 from benchmarks.machine import cores, describe_machine
-from benchmarks.rounds import fresh_process, interleaved, middle, print_table
+from benchmarks.rounds import BASELINES, append, fresh_process, interleaved, middle, print_table
 from ftlib.data.datasets import Ledger, PreparedDataset, SplitFacts
 from ftlib.data.prepared import SPLITS, PreparedRow, split_file, write_split
 from ftlib.models.checkpoint import Checkpoint
 from ftlib.testing import tiny_lm_tokenizer
 from ftlib.workspace import RECORD, write_durably
 
-BASELINES = Path(__file__).parent / "baselines" / "gpu_train.jsonl"
+RECORDS = BASELINES / "gpu_train.jsonl"
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
 """Dense bf16, by the vendors' datasheets: what model FLOPs utilisation (MFU) is a share of."""
 TARGETS = {"over_defaults": 1.3, "over_tuned": 1.0}
@@ -90,9 +89,7 @@ def main(name: str, repetitions: int, only: tuple[str, ...], seconds: float, cpu
     record = {"benchmark": "gpu_train", "ratios": ratios, "settings": settings}
     print(json.dumps(record))
     if not cpu:
-        BASELINES.parent.mkdir(exist_ok=True)
-        with BASELINES.open("a") as stream:
-            stream.write(json.dumps({"when": f"{datetime.now(UTC):%Y-%m-%d}", **record}) + "\n")
+        append(RECORDS, record)
 
 
 class Budget:

@@ -25,7 +25,16 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe_machine
-from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, same_for_all, spread
+from benchmarks.rounds import (
+    can_record,
+    fresh_process,
+    interleaved,
+    middle,
+    print_result,
+    print_table,
+    same_for_all,
+    spread,
+)
 
 TARGETS = {
     "over_raw_io": 2.0,
@@ -50,6 +59,7 @@ SHARD_BYTES = 400_000_000
 @click.option("--rows", type=int, default=400, show_default=True, help="Rows of one evaluation of the sweep.")
 @click.option("--keep", is_flag=True, help="Keep the checkpoints for the next time.")
 @click.option("--only", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS, help="Parts to measure.")
+@can_record
 def main(work: Path, layers: int, repetitions: int, rows: int, keep: bool, parts: tuple[str, ...]) -> None:
     """Measure merging against raw I/O and mergekit, and a sweep against plain evaluation."""
     work = work.absolute()  # mergekit takes a relative path with one slash for a name on the hub

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import cores, describe_machine
-from benchmarks.rounds import middle, print_result, print_table, same_for_all
+from benchmarks.rounds import can_record, middle, print_result, print_table, same_for_all
 
 TARGETS = {"fresh": 25.0, "cached": 15.0}
 
@@ -43,6 +43,7 @@ PARTS = {
 @click.option("--recipe", type=click.Path(path_type=Path), default=Path("recipes/quickstart.yaml"), show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a field of the recipe.")
 @click.option("--repetitions", type=int, default=3, show_default=True)
+@can_record
 def main(recipe: Path, overrides: tuple[str, ...], repetitions: int) -> None:
     """Measure the overhead of a fresh and of a cached run."""
     fresh: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Fresh processes in interleaved rounds, and medians over the rounds."""
+"""Fresh processes in interleaved rounds, medians over the rounds, and a record of them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
+
+BASELINES = Path(__file__).parent / "baselines"
+_RECORDS = "benchmarks.record"
 
 
 def interleaved(
@@ -80,6 +85,31 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     Console(width=120, highlight=False).print(table)
 
 
+def _note(context: click.Context, _: click.Parameter, given: bool) -> None:
+    context.meta[_RECORDS] = given
+
+
+can_record = click.option(
+    "--record",
+    is_flag=True,
+    expose_value=False,
+    callback=_note,
+    help="Append the result to benchmarks/baselines, for `python -m benchmarks.fallen`.",
+)
+"""Lets who calls a benchmark have `print_result` keep what it prints."""
+
+
 def print_result(benchmark: str, ratios: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Print the last line: one JSON object."""
-    print(json.dumps({"benchmark": benchmark, "ratios": ratios, "settings": settings}))
+    """Print the last line: one JSON object. With `--record` it is added to the benchmark's baselines, too."""
+    record = {"benchmark": benchmark, "ratios": ratios, "settings": settings}
+    print(json.dumps(record))
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(_RECORDS):
+        append(BASELINES / f"{benchmark}.jsonl", record)
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a record of today to a file of them."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as stream:
+        stream.write(json.dumps({"when": f"{datetime.now(UTC):%Y-%m-%d}", **record}) + "\n")

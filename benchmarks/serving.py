@@ -26,7 +26,16 @@ import click
 import httpx
 
 from benchmarks.machine import cores, describe_machine
-from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, same_for_all, spread
+from benchmarks.rounds import (
+    can_record,
+    fresh_process,
+    interleaved,
+    middle,
+    print_result,
+    print_table,
+    same_for_all,
+    spread,
+)
 from ftlib.registry import ModelRegistry
 from ftlib.registry.aliases import AliasLog
 from ftlib.storage import LocalStore
@@ -59,6 +68,7 @@ class Place(NamedTuple):
 @click.option("--seconds", type=float, default=8.0, show_default=True, help="Of every measurement.")
 @click.option("--repetitions", type=int, default=3, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), help="Keeps what is published for the next time.")
+@can_record
 def main(
     sizes: tuple[str, ...], clients: tuple[int, ...], seconds: float, repetitions: int, folder: Path | None
 ) -> None:

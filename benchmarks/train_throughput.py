@@ -17,7 +17,7 @@ from scipy.stats import bootstrap
 from benchmarks.contestants import Contestant, Task
 from benchmarks.machine import cores, describe_machine
 from benchmarks.material import Material, prepare
-from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, spread
+from benchmarks.rounds import can_record, fresh_process, interleaved, middle, print_result, print_table, spread
 
 TARGETS = {"over_trainer": 1.8, "over_tuned_trainer": 1.0, "ray_over_in_process": 0.95}
 TUNED = ("trainer_tuned", "trainer_tuned_loader")
@@ -40,6 +40,7 @@ NAMES = {
 @click.option("--repetitions", type=int, default=3, show_default=True)
 @click.option("--threads", type=int, default=cores(), show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(get_args(Contestant)), help="Leave the others out.")
+@can_record
 def main(
     recipe: Path,
     overrides: tuple[str, ...],

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.contestants import Task
 from benchmarks.machine import cores, describe_machine
 from benchmarks.material import prepare
-from benchmarks.rounds import fresh_process, interleaved, middle, print_result, print_table, spread
+from benchmarks.rounds import can_record, fresh_process, interleaved, middle, print_result, print_table, spread
 
 WORKERS = {"one worker": 1, "two workers": 2}
 
@@ -27,6 +27,7 @@ WORKERS = {"one worker": 1, "two workers": 2}
 @click.option("--epochs", type=float, help="Of the last phase; the recipe's by default.")
 @click.option("--repetitions", type=int, default=3, show_default=True)
 @click.option("--threads", type=int, default=max(2, cores()), show_default=True, help="Of all workers together.")
+@can_record
 def main(
     recipe: Path,
     overrides: tuple[str, ...],

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.fallen import main
-from benchmarks.gpu_train import BASELINES
+from benchmarks import rounds
+from benchmarks.fallen import FIGURES, main
+from benchmarks.rounds import BASELINES, can_record, print_result
 
 
 def record(speed: float, memory: float, gpu: str = "H100", **ratios: Any) -> dict[str, Any]:
@@ -56,6 +58,51 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     assert "records:2 is no record of a benchmark" in result.output
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "ratios", "now", "fallen"),
+    [
+        ("evaluation", {"by_cpu_time": 0.5}, {"by_cpu_time": 0.57}, []),
+        ("evaluation", {"by_cpu_time": 0.5}, {"by_cpu_time": 0.58}, ["by_cpu_time 0.5 before, 0.58 now (+16.0%)"]),
+        ("train_throughput", {"over_trainer_by_cpu_time": 2.0}, {"over_trainer_by_cpu_time": 1.6}, ["over_trainer"]),
+        ("train_throughput", {"over_trainer_by_cpu_time": 2.0}, {}, []),
+        ("nothing_new", {"by_cpu_time": 0.5}, {"by_cpu_time": 5.0}, []),
+    ],
+)
+def test_what_is_compared_depends_on_the_benchmark(
+    tmp_path: Path, benchmark: str, ratios: dict[str, float], now: dict[str, float], fallen: list[str]
+) -> None:
+    before = {"benchmark": benchmark, "ratios": ratios, "settings": {"rows": 9, "cpu": "EPYC", "load_average": 1.0}}
+    settings = {"rows": 9, "cpu": "EPYC", "load_average": 2.0, "torch": "3"}
+    code, said = asked(tmp_path / "records", before, {**before, "ratios": now, "settings": settings})
+    assert code == bool(fallen)
+    assert all(words in said for words in fallen)
+    assert asked(tmp_path / "records", before, {**before, "ratios": now, "settings": {**settings, "rows": 8}})[0] == 0
+
+
+def test_a_result_is_recorded_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "BASELINES", tmp_path / "baselines")
+
+    @click.command()
+    @can_record
+    def benchmark() -> None:
+        print_result("evaluation", {"by_cpu_time": 0.5}, {"rows": 9})
+
+    said = json.loads(CliRunner().invoke(benchmark, []).output)
+    assert not (tmp_path / "baselines").exists()
+    for _ in range(2):
+        assert json.loads(CliRunner().invoke(benchmark, ["--record"]).output) == said
+    lines = (tmp_path / "baselines" / "evaluation.jsonl").read_text().splitlines()
+    assert [{**json.loads(line), "when": ""} for line in lines] == [{**said, "when": ""}] * 2
+    assert CliRunner().invoke(main, [str(tmp_path / "baselines" / "evaluation.jsonl")]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_what_is_compared_can_be_recorded(name: str) -> None:
+    source = (Path(rounds.__file__).parent / f"{name}.py").read_text()
+    assert "@can_record" in source or "append(RECORDS" in source
+
+
 def test_the_baselines_that_are_committed_did_not_fall() -> None:
-    result = CliRunner().invoke(main, [str(BASELINES)])
+    assert (BASELINES / "gpu_train.jsonl").exists()
+    result = CliRunner().invoke(main, [])
     assert result.exit_code == 0, result.output
