@@ -23,6 +23,7 @@ from uuid import uuid4
 
 import ray
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -132,7 +133,7 @@ def _fit_here(plan: Plan | FisherPlan, torch_config: TorchConfig) -> None:
         except TrainingFailedError as error:
             raise TransientError(
                 f"{plan.what}: workers were lost more than {plan.compute.max_failures} times "
-                f"({'; '.join([_reason(error), *map(str, lost(plan.place))])}); {_goes_on(plan)}"
+                f"({'; '.join([_reason(error), *_lost(plan, error)])}); {_goes_on(plan)}"
             ) from error
 
 
@@ -238,6 +239,14 @@ def _reason(error: BaseException) -> str:
     """Return the last line of what Ray says, which is a traceback's: the worker's own words without our class."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].removeprefix(f"{errors.__name__}.{TransientError.__name__}: ")[:600] if lines else "no reason"
+
+
+def _lost(plan: Plan | FisherPlan, error: TrainingFailedError) -> list[str]:
+    """Say which ranks died, and where. Ray hears of a dead process long before its silence tells."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    causes = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    dead = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError)]
+    return [sign.last_heard for sign in lost(plan.place, dead)]
 
 
 def _goes_on(plan: Plan | FisherPlan) -> str:

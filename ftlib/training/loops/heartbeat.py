@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -44,8 +44,13 @@ class Sign:
 
     def __str__(self) -> str:
         if self.age > _SILENT_SECONDS:
-            return f"rank {self.rank} was last heard of {self.age:.0f} s ago, {self.where}"
+            return self.last_heard
         return f"rank {self.rank} is {self.where}, for {self.seconds:.0f} s"
+
+    @property
+    def last_heard(self) -> str:
+        """Say so of a rank that is known to be gone."""
+        return f"rank {self.rank} was last heard of {self.age:.0f} s ago, {self.where}"
 
 
 class Heartbeat:
@@ -137,9 +142,9 @@ def signs(place: RunPlace) -> list[Sign]:
     return said
 
 
-def lost(place: RunPlace) -> list[Sign]:
-    """Return the last signs of ranks that fell silent before the others did."""
-    return [sign for sign in signs(place) if sign.age > 2 * _every(place)]
+def lost(place: RunPlace, dead: Collection[int] = ()) -> list[Sign]:
+    """Return the last signs of ranks that are dead, and of those that fell silent before the others did."""
+    return [sign for sign in signs(place) if sign.rank in dead or sign.age > 2 * _every(place)]
 
 
 def _every(place: RunPlace) -> float:

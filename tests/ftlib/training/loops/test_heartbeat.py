@@ -61,6 +61,18 @@ def test_the_rank_that_fell_silent_is_named_with_its_step(tmp_path: Path) -> Non
     assert [sign.rank for sign in lost(RunPlace(str(tmp_path)))] == [2]
 
 
+def test_a_rank_that_is_gone_is_not_said_to_be_somewhere(tmp_path: Path) -> None:
+    """Ray knows of a lost worker long before its silence would tell."""
+    said(tmp_path, 0, "in step 12 of 90", 0)
+    said(tmp_path, 1, "in step 11 of 90", 4)
+    assert [sign.last_heard for sign in lost(RunPlace(str(tmp_path)))] == [
+        "rank 1 was last heard of 4 s ago, in step 11 of 90"
+    ]
+    said(tmp_path, 1, "in step 12 of 90", 0)
+    assert lost(RunPlace(str(tmp_path))) == []
+    assert [sign.rank for sign in lost(RunPlace(str(tmp_path)), [1])] == [1]
+
+
 def test_if_all_are_heard_of_those_that_did_not_give_up_are_named(tmp_path: Path) -> None:
     said(tmp_path, 1, "in step 12 of 90", 0, gave_up=True)
     said(tmp_path, 2, "in the evaluation after step 11 of 90", 1)
