@@ -125,6 +125,7 @@ def adapter_version_difference(folder: Path, base: Base, candidate: Candidate, d
         loading["quantization_config"] = stock_config(base.quantization, read_adapter(folder).get("modules_to_save"))
 
     def theirs() -> nn.Module:
+        """Return the stock base with the adapter over it, as a stranger puts them together."""
         with quiet():
             stock: Any = (
                 KINDS[data.kind]

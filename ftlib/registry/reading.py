@@ -164,7 +164,8 @@ class RegistryReader:
 
     def check_apart(self) -> None:
         """Raise StorageError if a work place lies here, too: both keep blobs under one name, and delete others'."""
-        if self.store.size(PLACE) is not None:
+        # Not by its size: a HEAD's refusal has no body, so nobody learns of expired credentials or of a late clock.
+        if self.store.read(PLACE) is not None:
             raise StorageError(
                 f"{self.store.uri} is a work place, too (it has a {PLACE}), whose blobs a registry's collector would "
                 "delete, since no version needs them: nothing is published or collected here; name a registry with a "

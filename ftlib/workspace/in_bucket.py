@@ -291,7 +291,7 @@ class InBucket(Workspace):
 
     def _check_apart(self) -> None:
         """Raise StorageError where a registry lies: its collector deletes blobs that no version needs."""
-        if self.store.size("registry.json") is not None:
+        if self.store.read("registry.json") is not None:
             raise StorageError(
                 f"{self.store.uri} holds a registry, whose collector deletes what no version needs; give the work "
                 "place a prefix of its own"
