@@ -71,14 +71,14 @@ def _places(split: PreparedSplit, rows: Int[np.ndarray, " batch"]) -> int:
 
 
 def _dealt(work: Sequence[int], count: int) -> list[list[int]]:
-    """Deal jobs to so many lists, the largest first, each to the list that has the least; return their places."""
+    """Deal jobs to so many lists, the largest first, each to the list that has the least; return their numbers."""
     lists: list[list[int]] = [[] for _ in range(count)]
     loads = [0] * count
-    for place in sorted(range(len(work)), key=lambda place: -work[place]):
+    for job in sorted(range(len(work)), key=lambda job: -work[job]):
         least = loads.index(min(loads))
-        lists[least].append(place)
-        loads[least] += work[place]
-    return [sorted(places) for places in lists]
+        lists[least].append(job)
+        loads[least] += work[job]
+    return [sorted(jobs) for jobs in lists]
 
 
 def predict_split(

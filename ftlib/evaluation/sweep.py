@@ -47,7 +47,7 @@ class Sweep:
         self._batches: dict[int, Batch] = {}
         self._model: nn.Module | None = None
         self._chain: Chain | None = None
-        self._place: FirstPlace | None = None
+        self._first_place: FirstPlace | None = None
         self._outputs: _Outputs | None = None
 
     def batches(self, model: nn.Module, holds: Holds | None = None, next_holds: Holds | None = None) -> Batches:
@@ -70,7 +70,7 @@ class Sweep:
             self._collate = collate
         if model is not self._model:
             self._forget()
-            self._model, self._chain, self._place = model, None, None
+            self._model, self._chain, self._first_place = model, None, None
 
     def _forget(self) -> None:
         if self._outputs is not None:
@@ -90,7 +90,7 @@ class Sweep:
         if holds is None or next_holds is None or not self._room or not self._rows:
             return
         if self._chain is None:
-            self._chain, self._place = self._looked_at(model)
+            self._chain, self._first_place = self._looked_at(model)
         if depth := self._chain.common(holds, next_holds):
             self._outputs = _Outputs(holds, self._chain.blocks[:depth])
 
@@ -106,39 +106,39 @@ class Sweep:
 
     @contextmanager
     def _open(self, model: nn.Module, i: int) -> Generator[Batch]:
-        batch, kept, place = self._batch(i), self._outputs, self._place
+        batch, kept, first_place = self._batch(i), self._outputs, self._first_place
         with ExitStack() as ways:
-            if place is not None and place.serves(batch):
-                ways.enter_context(place.alone())
+            if first_place is not None and first_place.serves(batch):
+                ways.enter_context(first_place.alone())
             if kept is not None and i in kept.of:
                 ways.enter_context(_going_on(kept.blocks, kept.of[i]))
-            elif kept is not None or (place is not None and not place.knows(batch)):
+            elif kept is not None or (first_place is not None and not first_place.knows(batch)):
                 ways.enter_context(self._learning(model, i, batch))
             yield batch
 
     @contextmanager
     def _learning(self, model: nn.Module, i: int, batch: Batch) -> Generator[None]:
         """Hear what a model says of a batch on its way, for whoever is asked next."""
-        kept, place = self._outputs, self._place
-        place = None if place is None or place.knows(batch) else place
+        kept, first_place = self._outputs, self._first_place
+        first_place = None if first_place is None or first_place.knows(batch) else first_place
         with ExitStack() as ears:
             heard = ears.enter_context(_hearing(kept.blocks[-1])) if kept is not None else []
-            before = ears.enter_context(_hearing(place.before[-1])) if place is not None else []
+            before = ears.enter_context(_hearing(first_place.before[-1])) if first_place is not None else []
             asked = ears.enter_context(_asking(model))
             yield
         # Heard more often, it was asked about parts of the batch.
-        if place is not None:
+        if first_place is not None:
             whole = len(before) == len(asked) == 1
-            place.learn(batch, whole and self._same_at_one_place(model, place, before[0], asked[0]))
+            first_place.learn(batch, whole and self._same_at_one_place(model, first_place, before[0], asked[0]))
         if kept is not None and len(heard) == len(asked) == 1 and (size := _bytes(heard[0])) <= self._room:
             kept.of[i] = heard[0]
             self._room -= size
             self._show(model, kept, i, asked[0])
 
-    def _same_at_one_place(self, model: nn.Module, place: FirstPlace, before: Any, asked: _Asked) -> bool:
+    def _same_at_one_place(self, model: nn.Module, first_place: FirstPlace, before: Any, asked: _Asked) -> bool:
         """Ask the last block again, for one place, and say whether the model comes to the bits that it came to."""
         logits = KINDS[self.split.kind].head().logits
-        with suppress(*REFUSALS), _going_on(place.before, before), place.alone():
+        with suppress(*REFUSALS), _going_on(first_place.before, before), first_place.alone():
             return torch.equal(logits(model(*asked.given, **asked.named)), logits(asked.answer))
         return False
 

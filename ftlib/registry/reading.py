@@ -86,8 +86,8 @@ class RegistryReader:
         with ThreadPoolExecutor(RECORDS_AT_ONCE) as pool:
             has_version = pool.map(self.version_numbers, models)
             published = [model for model, numbers in zip(models, has_version, strict=True) if numbers]
-        there = f"it has {', '.join(published) or 'none'}{meant(name, published)}"
-        return StorageError(f"{self.store.uri} has no model {name!r}; {there}")
+        offered = f"it has {', '.join(published) or 'none'}{meant(name, published)}"
+        return StorageError(f"{self.store.uri} has no model {name!r}; {offered}")
 
     def resolve(self, spec: str) -> Version:
         """Return the version that `name`, `name@3` or `name@champion` means now.

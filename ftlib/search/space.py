@@ -238,8 +238,8 @@ class Choice(DomainBase):
     def _is_a_choice(self) -> Choice:
         if len(self.values) < self.least:
             raise ValueError(f"values: at least {self.least} to choose from, got {len(self.values)}")
-        said = [_as_json(value) for value in self.values]
-        if twice := sorted({one for one in said if said.count(one) > 1}):
+        written = [_as_json(value) for value in self.values]
+        if twice := sorted({one for one in written if written.count(one) > 1}):
             raise ValueError(f"values: {', '.join(twice)} is there twice; take one out")
         return self
 
@@ -249,8 +249,8 @@ class Choice(DomainBase):
 
     @override
     def point(self, value: object) -> Point | None:
-        said = [_as_json(one) for one in self.values]  # Python takes 1 and true for one value
-        return said.index(_as_json(value)) if _as_json(value) in said else None
+        written = [_as_json(one) for one in self.values]  # Python takes 1 and true for one value
+        return written.index(_as_json(value)) if _as_json(value) in written else None
 
     @override
     def corners(self) -> tuple[JsonValue, ...]:

@@ -143,8 +143,8 @@ class Sql(SourceBase):
 
 def _alone(query: str) -> str:
     """Return a query without what follows its last word: a semicolon would end the query that it is put into."""
-    said = [token.end() for token in _TOKEN.finditer(query) if token["nothing"] is None]
-    return query[: said[-1]].strip() if said else query
+    word_ends = [token.end() for token in _TOKEN.finditer(query) if token["nothing"] is None]
+    return query[: word_ends[-1]].strip() if word_ends else query
 
 
 class _AskedRow(NamedTuple):
